@@ -1,0 +1,1 @@
+"""Talking to the model: the page and the command line."""

@@ -1,0 +1,96 @@
+"""Continuations as files: one prompt, or every audio file of a folder in every language asked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slm.audio import read_audio, write_wav
+from slm.bundle import Bundle
+from slm.errors import TresseError
+
+AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac"}
+
+
+def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: Any) -> dict[str, Any]:
+    """Continue an audio file and write the continuation as WAV; returns the report (see the README, `--json`).
+
+    Raises TresseError for anything the user can mend; then nothing is written.
+    """
+    bundle.check_settings(
+        to, settings["temperature"], settings["top_p"], settings["max_seconds"], settings.get("speaker")
+    )
+    waveform, sample_rate = read_audio(prompt, bundle.max_prompt_seconds)
+    bundle.warm_up()
+    began = time.perf_counter()
+    chunks = list(bundle.continue_speech(waveform, sample_rate, to=to, **settings))
+    took = time.perf_counter() - began
+    if not chunks:
+        raise TresseError("the model ended the story at once: try another --seed")
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    write_wav(out, audio, bundle.sample_rate)
+    seconds = len(audio) / bundle.sample_rate
+    return {
+        "prompt_seconds": round(len(waveform) / sample_rate, 3),
+        "prompt_language": chunks[0].prompt_language,
+        "seconds": round(seconds, 3),
+        "language": to,
+        "tokens": chunks[-1].tokens,
+        "time_to_first_audio_ms": round(chunks[0].elapsed * 1000, 1),
+        "total_ms": round(took * 1000, 1),
+        "real_time_factor": round(took / seconds, 4),
+        "transcript": None,
+        "seed": settings["seed"],
+    }
+
+
+def record_folder(bundle: Bundle, prompts: Path, languages: list[str], out: Path, **settings: Any) -> tuple[int, int]:
+    """Continue every audio file of a folder in every language; returns (continuations, prompts that failed).
+
+    out receives NAME.LANG.wav and manifest.jsonl, a line a continuation. A continuation that the manifest lists with
+    the same settings is not made again.
+    """
+    files = sorted(path for path in prompts.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
+    if not files:
+        raise TresseError(f"{prompts} holds no audio files: give a folder of wav, flac, mp3, ogg, m4a or webm files")
+    for language in languages:
+        bundle.check_settings(
+            language, settings["temperature"], settings["top_p"], settings["max_seconds"], settings.get("speaker")
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = out / "manifest.jsonl"
+    rows = _read_rows(manifest)
+    done = failed = 0
+    for path in files:
+        name = str(path.relative_to(prompts))
+        for language in languages:
+            wav = out / f"{name.replace('/', '__')}.{language}.wav"
+            key = {"prompt": name, "language": language, "settings": settings}
+            if wav.exists() and any(all(row.get(field) == key[field] for field in key) for row in rows):
+                done += 1
+                continue
+            try:
+                row = {**key, "file": wav.name, **continue_file(bundle, path, language, wav, **settings)}
+                done += 1
+            except TresseError as error:
+                row = {**key, "error": str(error)}
+                failed += 1
+            rows.append(row)
+            with manifest.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return done, failed
+
+
+def _read_rows(manifest: Path) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    if manifest.exists():
+        for line in manifest.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:  # the line that an interrupted run was writing
+                continue
+    return rows

@@ -1,0 +1,143 @@
+"""Waveforms: read, check, resample, write. A waveform is float32 mono [samples] in -1..1.
+
+WAV, FLAC, MP3 and OGG are read by libsndfile; what it does not know (m4a, webm, opus in MP4 ...) by PyAV, which comes
+with faster-whisper and brings its own decoders, so that no ffmpeg program is needed. Lengths are checked before
+decoding: a file over the limit costs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from slm.errors import TresseError
+
+MIN_SECONDS = 0.3
+"""Shorter than any word: nothing could be heard in it."""
+
+
+def read_audio(path: str | os.PathLike[str], max_seconds: float | None = None) -> tuple[np.ndarray, int]:
+    """Read an audio file as float32 mono [samples] and its sample rate in Hz.
+
+    Raises TresseError where the file is missing, empty, not audio, silent, damaged or longer than `max_seconds`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise TresseError(f"no such file: {path}")
+    if path.is_dir():
+        raise TresseError(f"{path} is a folder: give an audio file")
+    if not os.access(path, os.R_OK):
+        raise TresseError(f"cannot read {path}: check its permissions")
+    if path.stat().st_size == 0:
+        raise TresseError(f"{path} is empty: record or export it again")
+    waveform, sample_rate = _read_with_soundfile(path, max_seconds) or _read_with_av(path, max_seconds)
+    return check_waveform(waveform, sample_rate, max_seconds, name=str(path)), sample_rate
+
+
+def check_waveform(
+    waveform: np.ndarray, sample_rate: int, max_seconds: float | None = None, name: str = "the prompt"
+) -> np.ndarray:
+    """Return the waveform as float32 mono [samples]; [samples, channels] is averaged over channels, ints are scaled.
+
+    Raises TresseError for NaN or infinite samples, silence, an odd rate, or a length outside 0.3 s..`max_seconds`.
+    """
+    waveform = np.asarray(waveform)
+    if not 1000 <= sample_rate <= 384000:
+        raise TresseError(f"{name} has a sample rate of {sample_rate} Hz: give 1,000 to 384,000 Hz")
+    if waveform.ndim > 2 or waveform.ndim == 0:
+        raise TresseError(f"{name} has {waveform.ndim} dimensions: give [samples] or [samples, channels]")
+    if np.issubdtype(waveform.dtype, np.integer):
+        waveform = waveform / float(np.iinfo(waveform.dtype).max)
+    if waveform.ndim == 2:
+        waveform = waveform.mean(axis=1)
+    seconds = len(waveform) / sample_rate
+    if seconds < MIN_SECONDS:
+        raise TresseError(f"{name} lasts {seconds:.2f} s: say at least a few words ({MIN_SECONDS} s or more)")
+    _check_length(seconds, max_seconds, name)
+    if not np.isfinite(waveform).all():
+        raise TresseError(f"{name} contains samples that are not numbers (NaN or infinity): export it again")
+    if float(np.abs(waveform).max()) < 1e-4:
+        raise TresseError(f"no speech found in {name}: it is silent; check the microphone or the file")
+    return np.ascontiguousarray(waveform, dtype=np.float32)
+
+
+def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
+    if max_seconds is not None and seconds > max_seconds:
+        raise TresseError(f"{name} lasts {seconds:.0f} s: the limit is {max_seconds:.0f} s; cut it shorter")
+
+
+def _read_with_soundfile(path: Path, max_seconds: float | None) -> tuple[np.ndarray, int] | None:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            _check_length(file.frames / file.samplerate, max_seconds, str(path))
+            return file.read(dtype="float32", always_2d=True), int(file.samplerate)
+    except (soundfile.LibsndfileError, RuntimeError):
+        return None
+
+
+def _read_with_av(path: Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
+    import av
+    from av.audio.resampler import AudioResampler
+
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise TresseError(f"{path} has no audio in it: give a recording of speech")
+            stream = container.streams.audio[0]
+            rate = int(stream.codec_context.sample_rate or 16000)
+            resampler = AudioResampler(format="flt", layout="mono", rate=rate)
+            parts, samples = [], 0
+            for frame in container.decode(stream):
+                frame.pts = None
+                for part in resampler.resample(frame):
+                    parts.append(part.to_ndarray().reshape(-1))
+                    samples += len(parts[-1])
+                # Containers need not tell their length (a browser's webm does not): stop as soon as it is too much.
+                _check_length(samples / rate, max_seconds, str(path))
+            parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
+    except (av.FFmpegError, ValueError) as error:
+        raise TresseError(f"{path} is not audio that can be read: give wav, flac, mp3, ogg, m4a or webm") from error
+    return (np.concatenate(parts) if parts else np.zeros(0, np.float32)), rate
+
+
+def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """float32 [samples] at `rate` Hz -> float32 [ceil(samples * new_rate / rate)] at `new_rate` Hz (windowed sinc)."""
+    if rate == new_rate:
+        return waveform
+    import torch
+
+    with torch.inference_mode():
+        return _resampler(rate, new_rate)(torch.from_numpy(np.asarray(waveform, np.float32))).numpy()
+
+
+@functools.lru_cache(maxsize=16)
+def _resampler(rate: int, new_rate: int):  # type: ignore[no-untyped-def]
+    import torchaudio
+
+    divisor = math.gcd(rate, new_rate)
+    if max(rate, new_rate) // divisor > 1000:  # an odd rate: a kernel per output phase would be huge
+        rate, new_rate = round(rate / 50), round(new_rate / 50)
+    return torchaudio.transforms.Resample(rate, new_rate)
+
+
+def write_wav(path: str | os.PathLike[str], waveform: np.ndarray, sample_rate: int) -> None:
+    """Write float32 [samples] as a 16-bit WAV, atomically: a full disk leaves no half file behind."""
+    import soundfile
+
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(str(temporary), np.clip(waveform, -1, 1), sample_rate, subtype="PCM_16", format="WAV")
+        os.replace(temporary, path)
+    except (OSError, soundfile.LibsndfileError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TresseError(f"cannot write {path} ({reason}): choose another place for the output") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,274 @@
+"""A bundle: one directory that holds everything needed to talk. safetensors and JSON only: loading never unpickles.
+
+This is the only module of slm that knows the vocoder: here units become sound.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slm.continuation import Prompt, continue_prompt, detect_language, hear
+from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
+from slm.errors import TresseError
+from slm.units import UnitEncoder, Units, UnitVocabulary, load_encoder
+from vocoder import Vocoder
+
+FORMAT = 1
+SHIPPED = Path(__file__).parent / "bundles" / "tiny"
+SENTENCE_PAUSE = 0.2
+"""s of silence between two sentences of a continuation, beside the sentences' own."""
+MAX_REPLY_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Example:
+    """A short prompt shipped with the bundle."""
+
+    path: Path
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a continuation: float32 [samples] at the bundle's rate, the units it was spoken from (those new since the
+    chunk before), tokens generated so far, s since the prompt was given, and the language the prompt was heard in."""
+
+    audio: np.ndarray
+    units: Units
+    tokens: int
+    elapsed: float
+    prompt_language: str
+
+
+class Bundle:
+    """Unit encoder, unit vocabulary, language model and vocoder, ready to talk. See `Bundle.load`."""
+
+    def __init__(self, path: Path, info: dict[str, Any], device: str) -> None:
+        self.path, self.info, self.device = path, info, device
+        self.languages: list[str] = info["languages"]
+        self.max_prompt_seconds: float = info["max_prompt_seconds"]
+        self.units: UnitEncoder = load_encoder(path / "units").to(device)
+        self.vocabulary = UnitVocabulary.load(path / "slm")
+        try:
+            self.vocoder = Vocoder.load(path / "vocoder").to(device)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise TresseError(f"cannot read the vocoder in {path / 'vocoder'}: restore the bundle's files") from error
+        self.sample_rate: int = self.vocoder.config.sample_rate
+        self.speakers: list[str] = list(self.vocoder.config.speakers)
+        self._lock = threading.Lock()
+        unspoken = [language for language in self.languages if language not in self.vocabulary.tag_ids]
+        if unspoken or self.vocabulary.codebook_size != self.units.codebook_size:
+            raise TresseError(f"the parts of the bundle {path} do not fit together: restore the bundle's files")
+
+    @classmethod
+    def load(cls, path_or_hub_id: str | Path | None = None, device: str = "auto") -> Bundle:
+        """Load a bundle from a folder or a hub id; the shipped one by default. device: auto, cpu, cuda, cuda:1 ...
+
+        Raises TresseError where there is none, or its files are missing or damaged.
+        """
+        path = _find(path_or_hub_id)
+        try:
+            info = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+            if info["format"] > FORMAT:
+                raise TresseError(f"{path} has bundle format {info['format']}: upgrade tresse to read it")
+            missing = [key for key in ("languages", "max_prompt_seconds") if key not in info]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TresseError(
+                f"{path} is not a bundle (bundle.json is missing or damaged): restore its files"
+            ) from error
+        if missing:
+            raise TresseError(f"{path}/bundle.json lacks {missing[0]!r}: restore the bundle's files")
+        return cls(path, info, choose_device(device))
+
+    @cached_property
+    def language_model(self) -> Any:
+        """The transformers causal LM in float32, on the bundle's device."""
+        from slm.model import load_model
+
+        return load_model(self.path / "slm")[0].to(self.device)
+
+    @property
+    def engine(self) -> Engine:
+        """The decoding engine: CTranslate2 on a CPU where it knows the architecture, else PyTorch. Made on first use."""
+        with self._lock:
+            return self._engine
+
+    @cached_property
+    def _engine(self) -> Engine:
+        if self.device == "cpu" and _architecture(self.path) in _CTRANSLATE2:
+            return CTranslate2Engine(self.path / "slm", self.vocabulary)
+        return TorchEngine(self.language_model, self.vocabulary)
+
+    @cached_property
+    def context(self) -> int:
+        """Tokens the language model can look back on, prompt and continuation together."""
+        config = json.loads((self.path / "slm" / "config.json").read_text(encoding="utf-8"))
+        return int(config["max_position_embeddings"])
+
+    @cached_property
+    def silence(self) -> int:
+        """The unit that stands for silence."""
+        units = self.units.encode(np.zeros(self.units.sample_rate, np.float32), self.units.sample_rate)
+        return int(units.ids[units.run_lengths.argmax()])
+
+    @cached_property
+    def examples(self) -> list[Example]:
+        """Prompts that come with the bundle; none was seen in training."""
+        listing = self.path / "examples" / "examples.json"
+        if not listing.exists():
+            return []
+        entries = json.loads(listing.read_text(encoding="utf-8"))
+        return [Example(listing.parent / entry["file"], entry["language"], entry["text"]) for entry in entries]
+
+    def warm_up(self) -> None:
+        """Make the first reply as fast as the others: converts the model if need be and runs every part once."""
+        prompt = Prompt(
+            [Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)], self.languages[0], 0.2
+        )
+        for _ in self.speak(prompt, self.languages[0], Sampling(max_tokens=8, min_tokens=8), 1.0):
+            pass
+
+    def continue_speech(
+        self,
+        waveform: np.ndarray,
+        sample_rate: int,
+        to: str,
+        *,
+        seed: int = 0,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        max_seconds: float = 12.0,
+        speaker: str | None = None,
+    ) -> Iterator[Chunk]:
+        """Go on with the story spoken in float32 [samples], in language `to`; yields Chunks as they are ready.
+
+        The same arguments give the same continuation. Closing the iterator ends the generation. Raises TresseError for
+        a prompt without speech, too short or too long, an unknown language or speaker, or settings out of range.
+        """
+        started = time.perf_counter()
+        self.check_settings(to, temperature, top_p, max_seconds, speaker)
+        sentences, seconds = hear(waveform, sample_rate, self.units, self.max_prompt_seconds)
+        prompt = Prompt(sentences, detect_language(sentences, self.engine, self.vocabulary), seconds)
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=self._max_tokens(max_seconds))
+        yield from self.speak(prompt, to, sampling, max_seconds, speaker, started)
+
+    def speak(
+        self,
+        prompt: Prompt,
+        to: str,
+        sampling: Sampling,
+        max_seconds: float,
+        speaker: str | None = None,
+        started: float | None = None,
+    ) -> Iterator[Chunk]:
+        """Continue a prompt that was heard already; `started`: time.perf_counter() when it was given."""
+        started = time.perf_counter() if started is None else started
+        stream = self.vocoder.stream(speaker)
+        rate = self.units.frame_rate
+        limit = int(max_seconds * self.sample_rate)
+        samples, tokens, pending = 0, 0, Units.empty(rate)
+        pause = np.array([max(1, round(SENTENCE_PAUSE * rate))])
+
+        def chunk(audio: np.ndarray, units: Units) -> Chunk:
+            return Chunk(audio, units, tokens, time.perf_counter() - started, prompt.language)
+
+        for step in continue_prompt(prompt, to, self.engine, self.vocabulary, sampling, self.context):
+            tokens += 1
+            if step.boundary:
+                units = Units(np.array([self.silence]), pause, rate)
+                audio = stream.push(units.ids, units.run_lengths, language=to)
+            else:
+                units = Units(step.unit_ids, np.zeros_like(step.unit_ids), rate)
+                audio = stream.push(units.ids, None, language=to)
+            pending = Units.concatenate([pending, units])
+            if len(audio):
+                if samples + len(audio) >= limit:
+                    yield chunk(_fade_out(audio[: limit - samples], self.sample_rate), pending)
+                    return
+                samples += len(audio)
+                yield chunk(audio, pending)
+                pending = Units.empty(rate)
+        audio = stream.flush()[: limit - samples]
+        if len(audio):
+            yield chunk(audio, pending)
+
+    def check_settings(
+        self, to: str, temperature: float, top_p: float, max_seconds: float, speaker: str | None
+    ) -> None:
+        """Raises TresseError, naming what is allowed, where a setting is not."""
+        if to not in self.languages:
+            raise TresseError(f"unknown language {to!r}: this bundle speaks {', '.join(self.languages)}")
+        if not 0 <= temperature <= 5:
+            raise TresseError(f"temperature must lie between 0 and 5, not {temperature}")
+        if not 0 < top_p <= 1:
+            raise TresseError(f"top-p must lie between 0 (excluded) and 1, not {top_p}")
+        if not 0.5 <= max_seconds <= MAX_REPLY_SECONDS:
+            raise TresseError(f"max-seconds must lie between 0.5 and {MAX_REPLY_SECONDS:g}, not {max_seconds}")
+        if speaker is not None and speaker not in self.speakers:
+            raise TresseError(f"unknown speaker {speaker!r}: choose one of {', '.join(self.speakers)}")
+
+    def _max_tokens(self, max_seconds: float) -> int:
+        """Tokens that surely suffice for so many seconds, but leave half of the context to the prompt."""
+        return min(int(max_seconds * self.units.frame_rate) + 8, self.context // 2)
+
+
+_CTRANSLATE2 = {"llama", "qwen2", "opt", "mistral", "gpt2", "phi", "gemma"}
+"""Architectures that are decoded with CTranslate2 (of those that it converts)."""
+
+
+def _architecture(path: Path) -> str:
+    try:
+        return str(json.loads((path / "slm" / "config.json").read_text(encoding="utf-8"))["model_type"])
+    except (OSError, ValueError, KeyError) as error:
+        raise TresseError(f"cannot read {path / 'slm' / 'config.json'}: restore the bundle's files") from error
+
+
+def _find(path_or_hub_id: str | Path | None) -> Path:
+    if path_or_hub_id is None:
+        return SHIPPED
+    path = Path(path_or_hub_id)
+    if path.exists():
+        return path
+    name = str(path_or_hub_id)
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.md", "*.flac", "*.bin"]))
+        except Exception as error:  # network, authorisation, no such repository
+            raise TresseError(
+                f"there is no folder {name}, and no bundle of that name on the hub can be reached"
+            ) from error
+    raise TresseError(f"there is no bundle at {name}: give a folder that holds a bundle.json, or a hub id")
+
+
+def choose_device(device: str) -> str:
+    """`auto` -> cuda where there is a GPU, else cpu. Raises TresseError for a device that is not here."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise TresseError(f"this machine has no device {device}: use --device cpu or auto")
+        torch.empty(0, device=device)
+    except RuntimeError as error:
+        raise TresseError(f"this machine has no device {device}: use --device cpu or auto") from error
+    return device
+
+
+def _fade_out(audio: np.ndarray, sample_rate: int) -> np.ndarray:
+    count = min(len(audio), sample_rate // 50)
+    audio = audio.copy()
+    audio[len(audio) - count :] *= np.linspace(1, 0, count, dtype=np.float32)
+    return audio

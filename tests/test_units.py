@@ -1,0 +1,125 @@
+"""The default unit encoder: streaming equals offline, batching changes nothing, odd input does no harm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slm.bundle import Bundle
+from slm.errors import TresseError
+from slm.units import UnitEncoder, Units, load_encoder
+from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from tests.conftest import spoken_beginning
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return spoken_beginning("fr", "boris")
+
+
+@pytest.fixture(scope="module", params=["shipped", "random"])
+def encoder(request: pytest.FixtureRequest, bundle: Bundle) -> UnitEncoder:
+    if request.param == "shipped":
+        return bundle.units
+    torch.manual_seed(1)
+    return ConvUnitEncoder(UnitNetwork(ConvEncoderConfig(codebook_size=37, width=32)))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_streaming_equals_offline(encoder: UnitEncoder, speech: np.ndarray, data: st.DataObject) -> None:
+    length = data.draw(st.integers(1, len(speech)))
+    chunks = data.draw(st.lists(st.integers(0, 9000), min_size=1, max_size=30))
+    waveform, stream, at = speech[:length], encoder.stream(), 0
+    frames = []
+    for size in [*chunks, length]:
+        frames.append(stream.push(waveform[at : at + size]))
+        at += size
+    frames.append(stream.flush())
+    assert np.array_equal(np.concatenate(frames), encoder.encode(waveform, encoder.sample_rate).frames())
+
+
+def test_units_leave_as_soon_as_the_look_ahead_is_covered(encoder: UnitEncoder, speech: np.ndarray) -> None:
+    assert isinstance(encoder, ConvUnitEncoder)
+    assert encoder.look_ahead_seconds <= 0.120
+    stream = encoder.stream()
+    needed = FRAME + int(encoder.look_ahead_seconds * encoder.sample_rate)
+    assert len(stream.push(speech[: needed - 1])) == 0
+    assert len(stream.push(speech[needed - 1 : needed])) == 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(1, 40000), min_size=2, max_size=6))
+def test_batching_changes_no_units(encoder: UnitEncoder, speech: np.ndarray, lengths: list[int]) -> None:
+    clips = [speech[:length] for length in lengths]
+    for clip, units in zip(clips, encoder.encode_batch(clips), strict=True):
+        alone = encoder.encode(clip, encoder.sample_rate)
+        assert np.array_equal(units.ids, alone.ids)
+        assert np.array_equal(units.run_lengths, alone.run_lengths)
+        assert units.run_lengths.sum() == -(-len(clip) // FRAME)
+
+
+def test_threads_change_no_units(encoder: UnitEncoder, speech: np.ndarray) -> None:
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append(encoder.encode(speech, 16000).frames())
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["silence", "tone", "noise", "clipped", "empty"])
+def test_odd_sounds_give_units_without_error(encoder: UnitEncoder, kind: str) -> None:
+    time = np.arange(16000) / 16000
+    sounds = {
+        "silence": np.zeros(16000),
+        "tone": 0.5 * np.sin(2 * np.pi * 440 * time),
+        "noise": np.random.default_rng(0).normal(0, 0.3, 16000),
+        "clipped": np.sign(np.sin(2 * np.pi * 150 * time)),
+        "empty": np.zeros(0),
+    }
+    units = encoder.encode(sounds[kind].astype(np.float32), 16000)
+    assert units.run_lengths.sum() == len(sounds[kind]) // FRAME
+    assert ((units.ids >= 0) & (units.ids < encoder.codebook_size)).all()
+
+
+def test_a_saved_encoder_gives_the_same_units(tmp_path: Path, encoder: UnitEncoder, speech: np.ndarray) -> None:
+    assert isinstance(encoder, ConvUnitEncoder)
+    encoder.save(tmp_path)
+    assert np.array_equal(load_encoder(tmp_path).encode(speech, 16000).frames(), encoder.encode(speech, 16000).frames())
+    (tmp_path / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(TresseError, match="restore"):
+        load_encoder(tmp_path)
+    (tmp_path / "config.json").write_text('{"type": "tape"}')
+    with pytest.raises(TresseError, match="tape"):
+        load_encoder(tmp_path)
+
+
+def test_voices_are_heard_alike(bundle: Bundle) -> None:
+    """The shipped encoder hears a sentence of two voices it never met as nearly the same units."""
+    from train.units import unit_edit_rate
+
+    for language in ("en", "fr"):
+        heard = [bundle.units.encode(spoken_beginning(language, name), 16000).ids for name in ("zoe", "boris")]
+        other = bundle.units.encode(spoken_beginning("fr" if language == "en" else "en", "zoe"), 16000).ids
+        assert unit_edit_rate(*heard) < 0.35
+        assert unit_edit_rate(heard[0], other) > 0.55
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=60))
+def test_collapsing_loses_nothing(frames: list[int]) -> None:
+    units = Units.from_frames(np.array(frames, dtype=np.int64), 50.0)
+    assert units.frames().tolist() == frames
+    assert (np.diff(units.ids) != 0).all()
+    assert units.seconds == len(frames) / 50.0
+    halves = Units.concatenate([units[: len(units) // 2], units[len(units) // 2 :]])
+    assert halves.frames().tolist() == frames

@@ -1,0 +1,219 @@
+"""The stages of a recipe, in order. Each reads what the earlier ones left in the output folder, and writes its own part.
+
+out/stories/{train,validation}.jsonl, out/units/, out/corpus/, out/vocabulary/, out/slm/, out/vocoder/, out/bundle/
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from slm.units import UnitVocabulary
+from slm.units.conv import ConvUnitEncoder
+from train.checkpoint import write_json
+from train.corpus import prepare_corpus, read_units
+from train.recipe import Recipe, Stage
+from train.speech import SAMPLE_RATE, Voices, speak
+from train.stories.grammar import Story, generate_stories, read_stories, write_stories
+
+
+def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
+    """Generate the training and validation stories."""
+    for split in ("train", "validation"):
+        count = getattr(recipe.stories, split)
+        write_stories(out / "stories" / f"{split}.jsonl", generate_stories(recipe.seed, count, split))
+
+
+def make_units(recipe: Recipe, out: Path, workers: int) -> None:
+    """Train the unit encoder and measure how far its units depend on the voice."""
+    from train.units import train_units, voice_consistency
+
+    voices, training = Voices.load(), recipe.units.training
+    per_language = training.sentences_per_language
+    sentences = _distinct(out, "train", recipe.languages, per_language)
+    encoder = train_units(recipe.units.encoder, training, sentences, voices, out / "units", workers)
+    encoder.save(out / "units")
+    metrics = voice_consistency(encoder, _distinct(out, "validation", recipe.languages, 60), voices)
+    write_json(out / "units" / "metrics.json", {"unit_edit_rate": metrics})
+
+
+def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
+    """Speak and encode all stories."""
+    voices = Voices.load()
+    for split, name in (("train", "corpus"), ("validation", "validation")):
+        stories = list(read_stories(out / "stories" / f"{split}.jsonl"))
+        prepare_corpus(stories, list(recipe.languages), out / "units", out / name, recipe.corpus, voices, workers)
+
+
+def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
+    """Learn the unit vocabulary from the corpus."""
+    encoder = ConvUnitEncoder.load(out / "units")
+    vocabulary = UnitVocabulary.train(
+        read_units(out / "corpus", list(recipe.languages)),
+        codebook_size=encoder.codebook_size,
+        languages=recipe.languages,
+        vocab_size=recipe.vocabulary.size,
+    )
+    vocabulary.save(out / "vocabulary")
+
+
+def make_slm(recipe: Recipe, out: Path, workers: int) -> None:
+    """Train the language model."""
+    from train.slm import train_slm
+
+    train_slm(recipe.model, recipe.slm, UnitVocabulary.load(out / "vocabulary"), out / "corpus", out / "slm")
+
+
+def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
+    """Train the vocoder on the vocoder speakers' speech."""
+    from train.units import speak_all
+    from train.vocoder import Clip, train_vocoder
+    from vocoder import VocoderConfig
+
+    voices, settings = Voices.load(), recipe.vocoder
+    encoder = ConvUnitEncoder.load(out / "units")
+    sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
+    requests = [(text, language, voices.speaker(name)) for language, text in sentences for name in voices.vocoder]
+    waveforms = speak_all(requests, voices, workers)
+    order = np.argsort([len(waveform) for waveform in waveforms], kind="stable")
+    clips: list[Clip] = []
+    for first in range(0, len(order), 16):
+        block = order[first : first + 16]
+        for index, units in zip(block, encoder.encode_batch([waveforms[i] for i in block]), strict=True):
+            _, language, speaker = requests[index]
+            clips.append(Clip(waveforms[index], units, speaker.name, language))
+    config = VocoderConfig(
+        codebook_size=encoder.codebook_size,
+        frame_rate=encoder.frame_rate,
+        sample_rate=SAMPLE_RATE,
+        speakers=list(voices.vocoder),
+        languages=list(recipe.languages),
+        **asdict(settings.size),
+    )
+    train_vocoder(config, settings.training, clips, out / "vocoder")
+
+
+def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
+    """Gather the parts, the example prompts and the model card."""
+    from slm.model import load_model, save_model
+    from vocoder import Vocoder
+
+    made = out / "bundle.new"
+    shutil.rmtree(made, ignore_errors=True)
+    encoder = ConvUnitEncoder.load(out / "units")
+    encoder.save(made / "units")
+    save_model(*load_model(out / "slm" / "slm"), made / "slm")
+    Vocoder.load(out / "vocoder").save(made / "vocoder")
+    write_examples(recipe, made / "examples")
+    corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
+    info = {
+        "format": 1,
+        "name": recipe.name,
+        "languages": list(recipe.languages),
+        "sample_rate": SAMPLE_RATE,
+        "frame_rate": encoder.frame_rate,
+        "max_prompt_seconds": recipe.bundle.max_prompt_seconds,
+        "provenance": {
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "commit": _commit(),
+            "data": corpus["sources"],
+            "stories": corpus["stories"],
+            "made": datetime.now(UTC).date().isoformat(),
+            "training_seconds": _stage_seconds(out),
+        },
+        "metrics": json.loads((out / "units" / "metrics.json").read_text(encoding="utf-8")),
+    }
+    write_json(made / "bundle.json", info)
+    shutil.rmtree(out / "bundle", ignore_errors=True)
+    made.rename(out / "bundle")
+
+
+def write_examples(recipe: Recipe, folder: Path) -> None:
+    """Beginnings of test stories, spoken by training and held-out voices in turn, as FLAC with a listing."""
+    import soundfile
+
+    voices = Voices.load()
+    folder.mkdir(parents=True)
+    stories = list(generate_stories(recipe.seed, 200, "test"))
+    entries = []
+    speakers = [*voices.vocoder, *voices.held_out]
+    taken: set[str] = set()
+    for number in range(recipe.bundle.examples_per_language * len(recipe.languages)):
+        language = recipe.languages[number % len(recipe.languages)]
+        story = next(story for story in stories if story.facts.get("situation", story.id) not in taken)
+        taken.add(story.facts.get("situation", story.id))
+        name = speakers[number % len(speakers)]
+        pause = np.zeros(int(0.35 * SAMPLE_RATE), np.float32)
+        texts = story.sentences[language][:2]
+        parts = [part for text in texts for part in (speak(text, language, voices.speaker(name), voices), pause)]
+        file = f"{language}-{number // len(recipe.languages) + 1}.flac"
+        soundfile.write(str(folder / file), np.concatenate(parts[:-1]), SAMPLE_RATE)
+        entries.append({"file": file, "language": language, "speaker": name, "text": " ".join(texts)})
+    write_json(folder / "examples.json", sorted(entries, key=lambda entry: entry["file"]))
+
+
+def measure(recipe: Recipe, out: Path, workers: int) -> None:
+    """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card."""
+    from slm.bundle import Bundle
+    from train.evaluate.cloze import evaluate_cloze
+    from train.stories.cloze import make_items
+
+    bundle = Bundle.load(out / "bundle")
+    items = make_items(recipe.seed + 1, recipe.evaluation.items, "test")
+    results = evaluate_cloze(bundle, items, out=out / "evaluation" / "cloze")
+    path = out / "bundle" / "bundle.json"
+    info = json.loads(path.read_text(encoding="utf-8"))
+    info["metrics"]["cloze"] = {"rule": "ending_given_prompt", "split": "test", "cells": results["cells"]}
+    write_json(path, info)
+    from train.card import write_card
+
+    write_card(out / "bundle")
+
+
+def _distinct(out: Path, split: str, languages: tuple[str, ...], count: int) -> list[tuple[str, str]]:
+    """The first `count` distinct sentences of each language in a split, (language, text), spread over its stories."""
+    stories: list[Story] = list(read_stories(out / "stories" / f"{split}.jsonl"))
+    picked: list[tuple[str, str]] = []
+    for language in languages:
+        seen = dict.fromkeys(
+            story.sentences[language][(index + turn) % len(story.sentences[language])]
+            for turn in range(max(len(story.sentences[language]) for story in stories))
+            for index, story in enumerate(stories)
+        )
+        picked += [(language, text) for text in list(seen)[:count]]
+    return picked
+
+
+def _commit() -> str | None:
+    """The commit of the code, or None outside a checkout."""
+    try:
+        place = Path(__file__).parent
+        return subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=place, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _stage_seconds(out: Path) -> dict[str, float]:
+    markers = sorted((out / "done").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in markers}
+
+
+STAGES = [
+    Stage("stories", ("stories",), make_stories),
+    Stage("units", ("units",), make_units),
+    Stage("corpus", ("corpus",), make_corpus),
+    Stage("vocabulary", ("vocabulary",), make_vocabulary),
+    Stage("slm", ("model", "slm"), make_slm),
+    Stage("vocoder", ("vocoder",), make_vocoder),
+    Stage("bundle", ("name", "bundle"), make_bundle),
+    Stage("evaluation", ("evaluation",), measure),
+]

@@ -1,0 +1,403 @@
+"""Train the unit vocoder: crops of clips, spectral losses from the start, discriminators later if asked.
+
+A crop carries past context that the loss does not count, so that training sees what a stream sees. The duration
+predictor learns on the whole clips of the same batch, which also gives the backbone its long memory. One generator
+pass a step: its waveform serves the spectral losses, the discriminators' update and the adversarial losses alike.
+
+The folder afterwards: config.json, model.safetensors, checkpoint.pt (to go on from, bit for bit), log.jsonl,
+samples/ (held-out clips and their spectrograms).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from slm.audio import write_wav
+from slm.errors import TresseError
+from slm.units import Units
+from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint
+from vocoder.config import VocoderConfig
+from vocoder.istft import limit
+from vocoder.losses import DISCRIMINATORS, Discriminators, SpectralLoss
+from vocoder.model import Vocoder
+
+
+@dataclass(frozen=True)
+class VocoderTraining:
+    """How to train. Lengths in s; `context_seconds` precede each segment and are not counted by the loss.
+
+    adversarial_from: the step from which the discriminators ("thin" or "stock") take part; None: never. They hear
+    `adversarial_clips` segments of each batch. device, precision: "auto" takes CUDA and bfloat16 where the machine has
+    them ("cpu", "cuda"; "float32", "bfloat16" ask for one).
+    """
+
+    steps: int
+    batch_size: int = 12
+    segment_seconds: float = 0.8
+    context_seconds: float = 0.3
+    learning_rate: float = 1e-3
+    warmup: int = 100
+    seed: int = 0
+    adversarial_from: int | None = None
+    adversarial_clips: int = 6
+    discriminator: str = "thin"
+    discriminator_learning_rate: float = 3e-4
+    mel_weight: float = 15.0
+    convergence_weight: float = 1.0
+    duration_weight: float = 1.0
+    adversarial_weight: float = 1.0
+    matching_weight: float = 2.0
+    validation_clips: int = 4
+    log_every: int = 50
+    checkpoint_every: int = 500
+    sample_every: int = 2000
+    device: str = "auto"
+    precision: str = "auto"
+
+
+@dataclass
+class Clip:
+    """One utterance. waveform: float32 [samples] at the vocoder's rate; units: of the vocoder's frame rate."""
+
+    waveform: np.ndarray
+    units: Units
+    speaker: str
+    language: str
+
+
+@dataclass
+class Batch:
+    """One step's data. B clips, N units (padded), T head frames of a crop, L samples of a segment."""
+
+    ids_BN: Tensor
+    run_lengths_BN: Tensor
+    """0 marks padding."""
+    speaker_B: Tensor
+    language_B: Tensor
+    unit_BT: Tensor
+    start_BT: Tensor
+    end_BT: Tensor
+    inside_BT: Tensor
+    """False behind a clip's end, where the stream's look-ahead sees zeros."""
+    inner_B: Tensor
+    """Head frame at which the segment begins."""
+    segment_BL: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch elsewhere."""
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+
+def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Clip], step: int) -> Batch:
+    """The batch of this step, a pure function of (seed, step): clips by their length, then a place in each."""
+    rng = np.random.default_rng([training.seed, step])
+    frames = np.array([int(clip.units.run_lengths.sum()) for clip in clips], np.float64)
+    chosen = rng.choice(len(clips), training.batch_size, p=frames / frames.sum())
+    places = rng.random(training.batch_size)
+    repeats, hop = config.repeats, config.hop_length
+    segment = max(1, round(training.segment_seconds * config.frame_rate))
+    context = round(training.context_seconds * config.frame_rate)
+    ahead = -(-(config.lookahead + config.n_fft // hop) // repeats)
+    window = (context + segment + ahead) * repeats
+    longest = max(len(clips[index].units) for index in chosen)
+    rows: list[dict[str, Any]] = []
+    for index, place in zip(chosen, places, strict=True):
+        clip = clips[index]
+        total = int(frames[index])
+        begin = int(place * (max(0, total - segment) + 1))
+        cut = max(0, begin - context)  # at a clip's start there is no context, and the fresh state is exact
+        steps = clip.units.run_lengths * repeats
+        ends = np.cumsum(steps)
+        frame = np.arange(cut * repeats, cut * repeats + window)
+        inside = frame < total * repeats
+        frame = np.minimum(frame, total * repeats - 1)
+        unit = np.searchsorted(ends, frame, side="right")
+        to_end = ends[unit] - 1 - frame
+        samples = clip.waveform[begin * config.frame_samples : (begin + segment) * config.frame_samples]
+        padding = longest - len(clip.units)
+        rows.append(
+            {
+                "ids_BN": np.pad(clip.units.ids, (0, padding)),
+                "run_lengths_BN": np.pad(clip.units.run_lengths, (0, padding)),
+                "speaker_B": config.speakers.index(clip.speaker),
+                "language_B": config.languages.index(clip.language),
+                "unit_BT": unit,
+                "start_BT": steps[unit] - 1 - to_end,
+                "end_BT": to_end,
+                "inside_BT": inside,
+                "inner_B": (begin - cut) * repeats,
+                "segment_BL": np.pad(samples, (0, segment * config.frame_samples - len(samples))).astype(np.float32),
+            }
+        )
+    return Batch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
+
+
+def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[Tensor, Tensor]:
+    """The segments as the vocoder speaks them [B, L] float32, and the duration predictor's loss."""
+    config = vocoder.config
+    with autocast:
+        language_BN = batch.language_B[:, None].expand_as(batch.ids_BN)
+        features, logits, _ = vocoder.durations(batch.ids_BN, batch.speaker_B, language_BN)
+        x_BNC = vocoder.embed(batch.ids_BN, batch.speaker_B, language_BN, features)
+        x_BTC = vocoder.spread(x_BNC, batch.unit_BT, batch.start_BT, batch.end_BT) * batch.inside_BT[:, :, None]
+        x_BTC, _ = vocoder.first(x_BTC)
+        x_BTC, _ = vocoder.backbone(vocoder.norm(x_BTC))
+    duration_loss = vocoder.durations.loss(logits, batch.run_lengths_BN)
+    # The segment and, on both sides, the frames whose windows reach into it; none outside the clip.
+    head = vocoder.head
+    margin = -(-config.n_fft // (2 * config.hop_length))
+    count = batch.segment_BL.shape[1] // config.hop_length
+    wanted = batch.inner_B[:, None] + torch.arange(-margin, count + margin, device=x_BTC.device)
+    index = wanted.clamp(min=0)
+    present_BT = (wanted >= 0) & torch.gather(batch.inside_BT, 1, index)
+    x_BTC = torch.gather(x_BTC.float(), 1, index[:, :, None].expand(-1, -1, x_BTC.shape[2]))
+    fresh = head.fresh(len(index), x_BTC.device)
+    waveform, _ = head.overlap_add(head.spectrum(x_BTC), fresh, final=True, present_BT=present_BT)
+    spoken_BL = present_BT[:, margin : margin + count].repeat_interleave(config.hop_length, dim=1)  # a stream ends here
+    waveform = waveform[:, margin * config.hop_length :][:, : count * config.hop_length]
+    return limit(waveform * spoken_BL), duration_loss
+
+
+class Trainer:
+    """The state of a training: weights, optimisers, steps done; and one step of it."""
+
+    def __init__(self, config: VocoderConfig, training: VocoderTraining) -> None:
+        self.config, self.training = config, training
+        self.device = choose_device(training.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.vocoder = Vocoder(config).to(self.device).train()
+            adversarial = training.adversarial_from is not None
+            self.judges = Discriminators(training.discriminator).to(self.device) if adversarial else None
+        self.spectral = SpectralLoss(config.sample_rate).to(self.device)
+        self.autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=use_bfloat16(training.precision, self.device)
+        )
+        self.optimiser = _adamw(self.vocoder, training.learning_rate)
+        self.judge_optimiser = _adamw(self.judges, training.discriminator_learning_rate) if self.judges else None
+        self.factor = linear_schedule(training.steps, training.warmup, floor=0.02)
+        self.step = 0
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs: tensors, numbers and strings."""
+        return {
+            "config": asdict(self.config),
+            "step": self.step,
+            "vocoder": self.vocoder.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "judges": self.judges.state_dict() if self.judges else None,
+            "judge_optimiser": self.judge_optimiser.state_dict() if self.judge_optimiser else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint. Raises TresseError where it belongs to another vocoder."""
+        if state["config"] != asdict(self.config):
+            raise TresseError("the checkpoint is of a vocoder with other settings: train into another folder")
+        self.vocoder.load_state_dict(state["vocoder"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.judges is not None and self.judge_optimiser is not None and state["judges"] is not None:
+            self.judges.load_state_dict(state["judges"])
+            self.judge_optimiser.load_state_dict(state["judge_optimiser"])
+        self.step = state["step"]
+
+    def advance(self, clips: list[Clip]) -> dict[str, Tensor]:
+        """One step: the losses as scalar tensors (not synchronised)."""
+        training = self.training
+        batch = draw_batch(self.config, training, clips, self.step).to(self.device)
+        factor = self.factor(self.step)
+        self.optimiser.param_groups[0]["lr"] = training.learning_rate * factor
+        self.optimiser.zero_grad(set_to_none=True)
+        fake, duration = generate(self.vocoder, batch, self.autocast)
+        mel, convergence = self.spectral(fake, batch.segment_BL)
+        loss = training.mel_weight * mel + training.convergence_weight * convergence
+        loss = loss + training.duration_weight * duration
+        losses = {"mel": mel, "convergence": convergence, "duration": duration}
+        roots, gradients = [loss], [torch.ones_like(loss)]
+        if self.judges is not None and self.step >= (training.adversarial_from or 0):
+            judged, gradient = self._judge(batch.segment_BL, fake, factor)
+            losses |= judged
+            roots.append(fake)
+            gradients.append(gradient)
+        torch.autograd.backward(roots, gradients)
+        nn.utils.clip_grad_norm_(self.vocoder.parameters(), 10.0)
+        self.optimiser.step()
+        self.step += 1
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _judge(self, real_BL: Tensor, fake_BL: Tensor, factor: float) -> tuple[dict[str, Tensor], Tensor]:
+        """Update the discriminators; the losses, and what the waveform is to learn from them: its gradient [B, L].
+
+        One pass over each waveform serves both sides: the discriminators' weights take the gradient of their loss
+        only, the waveform that of the generator's only.
+        """
+        training = self.training
+        assert self.judges is not None
+        assert self.judge_optimiser is not None
+        some = slice(0, training.adversarial_clips)
+        heard = fake_BL[some].detach().requires_grad_()
+        with self.autocast:
+            judge_loss, fooled, matching = self.judges(real_BL[some], heard)
+        wanted = training.adversarial_weight * fooled + training.matching_weight * matching
+        (gradient,) = torch.autograd.grad(wanted, heard, retain_graph=True)
+        self.judge_optimiser.param_groups[0]["lr"] = training.discriminator_learning_rate * factor
+        self.judge_optimiser.zero_grad(set_to_none=True)
+        judge_loss.backward(inputs=list(self.judges.parameters()))
+        self.judge_optimiser.step()
+        losses = {"discriminator": judge_loss, "adversarial": fooled, "matching": matching}
+        return losses, F.pad(gradient, (0, 0, 0, len(fake_BL) - len(gradient)))
+
+    @torch.no_grad()
+    def validate(self, clips: list[Clip], folder: Path | None) -> dict[str, float]:
+        """Mean log-mel L1 of whole clips, synthesised as streams do; with a folder, WAVs and spectrograms in it."""
+        self.vocoder.eval()
+        losses = []
+        for index, clip in enumerate(clips):
+            spoken = self.vocoder.synthesise(clip.units, clip.speaker, clip.language)
+            shared = min(len(spoken), len(clip.waveform))
+            pair = [torch.from_numpy(x[:shared])[None].float().to(self.device) for x in (spoken, clip.waveform)]
+            losses.append(float(self.spectral(*pair)[0]))
+            if folder is not None:
+                name = f"{index}-{clip.language}-{clip.speaker}".replace("/", "_")
+                write_wav(folder / f"{name}-original.wav", clip.waveform, self.config.sample_rate)
+                write_wav(folder / f"{name}-step{self.step:06d}.wav", spoken, self.config.sample_rate)
+                plot_spectrograms(folder / f"{name}-step{self.step:06d}.png", pair, self.config.sample_rate)
+        self.vocoder.train()
+        return {"validation_mel": float(np.mean(losses))}
+
+
+def train_vocoder(
+    config: VocoderConfig,
+    training: VocoderTraining,
+    clips: list[Clip],
+    folder: Path,
+    progress: Callable[[dict], None] | None = None,
+) -> Vocoder:
+    """Train a vocoder into `folder`, going on from its checkpoint.pt where there is one. On the CPU when done.
+
+    progress: called with every line of the log. Raises TresseError for clips or settings that cannot be trained on.
+    """
+    clips = check(config, training, clips)
+    trainer = Trainer(config, training)
+    checkpoint = load_checkpoint(folder / "checkpoint.pt")
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    folder.mkdir(parents=True, exist_ok=True)
+    log_path = folder / "log.jsonl"
+    lines = log_path.read_text(encoding="utf-8").splitlines() if log_path.exists() else []
+    with atomic_path(log_path) as temporary:  # what was logged after the checkpoint is done, and logged, again
+        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= trainer.step]
+        temporary.write_text("".join(kept), encoding="utf-8")
+    # Held-out clips come from a fixed draw; where clips are few, all are trained on and some heard again.
+    order = np.random.default_rng([training.seed, 2**31]).permutation(len(clips))
+    held_out = [clips[index] for index in order[: training.validation_clips]]
+    if len(clips) > 4 * training.validation_clips:
+        clips = [clips[index] for index in sorted(order[training.validation_clips :])]
+    began, from_step = time.monotonic(), trainer.step
+    while trainer.step < training.steps:
+        losses = trainer.advance(clips)
+        step, last = trainer.step, trainer.step == training.steps
+        if step % training.log_every == 0 or last:
+            record: dict[str, Any] = {"step": step, **{name: round(float(x), 5) for name, x in losses.items()}}
+            if not np.isfinite(record["mel"]):
+                raise TresseError(f"the loss is not finite at step {step}: lower the learning rate")
+            record["steps_per_second"] = round((step - from_step) / (time.monotonic() - began), 3)
+            if held_out and (step % training.sample_every == 0 or last):
+                record |= trainer.validate(held_out, folder / "samples")
+            with log_path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(record) + "\n")
+            print(_line(record, training.steps), flush=True)
+            if progress is not None:
+                progress(record)
+        if step % training.checkpoint_every == 0 or last:
+            save_checkpoint(folder / "checkpoint.pt", trainer.state())
+    vocoder = trainer.vocoder.cpu().eval()
+    vocoder.save(folder)
+    return vocoder
+
+
+def check(config: VocoderConfig, training: VocoderTraining, clips: list[Clip]) -> list[Clip]:
+    """The clips worth training on. Raises TresseError, naming the mend, where they do not fit the config."""
+    if training.discriminator not in DISCRIMINATORS:
+        raise TresseError(f"unknown discriminator {training.discriminator!r}: choose {' or '.join(DISCRIMINATORS)}")
+    if training.adversarial_clips < 1:
+        raise TresseError("adversarial_clips must be at least 1; adversarial_from None turns the discriminators off")
+    for clip in clips:
+        for kind, name, known in (
+            ("speaker", clip.speaker, config.speakers),
+            ("language", clip.language, config.languages),
+        ):
+            if name not in known:
+                raise TresseError(f"a clip's {kind} {name!r} is not one of the vocoder's: {', '.join(known)}")
+        if abs(clip.units.frame_rate - config.frame_rate) > 1e-6:
+            raise TresseError(f"a clip's units have {clip.units.frame_rate:g} Hz, the vocoder {config.frame_rate:g} Hz")
+        if len(clip.units) and not 0 <= clip.units.ids.min() <= clip.units.ids.max() < config.codebook_size:
+            raise TresseError(f"a clip's units go beyond the codebook of {config.codebook_size}: use one encoder")
+    clips = [
+        Clip(clip.waveform[: int(clip.units.run_lengths.sum()) * config.frame_samples], *_rest(clip))
+        for clip in clips
+        if len(clip.units)
+    ]
+    if not clips:
+        raise TresseError("no clips with units to train the vocoder on: prepare the data first")
+    return clips
+
+
+def _rest(clip: Clip) -> tuple[Units, str, str]:
+    return clip.units, clip.speaker, clip.language
+
+
+def choose_device(name: str) -> torch.device:
+    """ "auto": CUDA where there is some, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
+
+
+def use_bfloat16(precision: str, device: torch.device) -> bool:
+    """ "auto": on CUDA, and on CPUs with instructions for it (elsewhere it would be slower than float32)."""
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise TresseError(f"unknown precision {precision!r}: choose auto, float32 or bfloat16")
+    if precision != "auto":
+        return precision == "bfloat16"
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def plot_spectrograms(path: Path, waveforms: list[Tensor], sample_rate: int) -> None:
+    """The log-mel spectrograms of [1, L] waveforms (spoken, original) above each other, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from torchaudio.transforms import MelSpectrogram
+
+    to_mel = MelSpectrogram(sample_rate, n_fft=1024, hop_length=256, n_mels=80, power=1)
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, title, waveform in zip(
+        figure.subplots(2, 1, sharex=True), ("spoken", "original"), waveforms, strict=True
+    ):
+        mel = to_mel(waveform[0].cpu()).clamp(min=1e-5).log()
+        extent = (0.0, waveform.shape[1] / sample_rate, 0.0, 80.0)
+        axes.imshow(mel.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-11.5, vmax=3.0)
+        axes.set(title=title, ylabel="mel band")
+    axes.set_xlabel("time (s)")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
+
+
+def _adamw(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(module.parameters(), lr=learning_rate, betas=(0.8, 0.9), weight_decay=0.01, fused=True)
+
+
+def _line(record: dict[str, Any], steps: int) -> str:
+    """step 500/12000 mel 0.812 ... 8.1 steps/s, 24 min left"""
+    numbers = " ".join(f"{name} {x:.3f}" for name, x in record.items() if name not in ("step", "steps_per_second"))
+    speed = record["steps_per_second"]
+    left = (steps - record["step"]) / max(speed, 1e-9) / 60
+    return f"vocoder step {record['step']}/{steps} {numbers} {speed:.2f} steps/s, {left:.0f} min left"

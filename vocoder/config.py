@@ -1,0 +1,88 @@
+"""What a vocoder is made of: sizes, rates, speakers and languages, kept as config.json beside the weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class VocoderConfig:
+    """All that is needed to build a `Vocoder`.
+
+    Units come at `frame_rate` Hz; each unit frame is repeated to the rate of the head, `sample_rate / hop_length` Hz,
+    which must be a whole multiple of it. `dilations` holds one entry per backbone block (the dilation of its causal
+    depthwise convolution). `lookahead` is the only look-ahead of the network, in head frames. Run lengths above
+    `max_run_length` unit frames are never predicted.
+    """
+
+    codebook_size: int
+    frame_rate: float
+    sample_rate: int
+    speakers: list[str]
+    languages: list[str]
+    dim: int = 256
+    intermediate_dim: int = 640
+    dilations: list[int] = field(default_factory=lambda: [1, 1, 1, 2, 2, 2])
+    kernel_size: int = 7
+    lookahead: int = 4
+    n_fft: int = 640
+    hop_length: int = 160
+    duration_dim: int = 128
+    duration_dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    max_run_length: int = 32
+
+    def __post_init__(self) -> None:
+        for name, values in (("speakers", self.speakers), ("languages", self.languages)):
+            if not values or len(set(values)) != len(values):
+                raise ValueError(f"{name} must be a list of at least one name, each once, not {values}")
+        if self.codebook_size < 1 or self.max_run_length < 1:
+            raise ValueError("codebook_size and max_run_length must be at least 1")
+        per_frame = self.sample_rate / (self.hop_length * self.frame_rate)
+        if round(per_frame) < 1 or abs(per_frame - round(per_frame)) > 1e-6:
+            raise ValueError(
+                f"hop_length {self.hop_length} does not divide a unit frame of {self.sample_rate / self.frame_rate:g} "
+                f"samples ({self.frame_rate:g} Hz units at {self.sample_rate} Hz): choose a divisor"
+            )
+        if self.n_fft < 2 * self.hop_length or (self.n_fft - self.hop_length) % 2:
+            raise ValueError("n_fft must be at least twice hop_length, and n_fft - hop_length even")
+        if not 0 <= self.lookahead < self.kernel_size:
+            raise ValueError(f"lookahead must lie between 0 and kernel_size - 1 = {self.kernel_size - 1} head frames")
+
+    @property
+    def repeats(self) -> int:
+        """Head frames per unit frame."""
+        return round(self.sample_rate / (self.hop_length * self.frame_rate))
+
+    @property
+    def frame_samples(self) -> int:
+        """Samples per unit frame."""
+        return self.repeats * self.hop_length
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """How much later than its unit a sample leaves, in s: the first convolution and the overlap of the ISTFT."""
+        return (self.lookahead * self.hop_length + (self.n_fft - self.hop_length) / 2) / self.sample_rate
+
+    @property
+    def receptive_field(self) -> int:
+        """Past head frames that the backbone sees (the unit context reaches further back)."""
+        return self.kernel_size - 1 - self.lookahead + (self.kernel_size - 1) * sum(self.dilations)
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> VocoderConfig:
+        """Read what `save` wrote. Raises ValueError (one line) where the file is missing or damaged."""
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {entry.name for entry in fields(cls)}
+            unknown = sorted(set(values) - known)
+            if unknown:
+                raise ValueError(f"unknown entries {', '.join(unknown)}")
+            return cls(**values)
+        except (OSError, TypeError, ValueError) as error:
+            raise ValueError(f"cannot read the vocoder's {path}: {error}") from error

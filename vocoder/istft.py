@@ -1,0 +1,86 @@
+"""The inverse-STFT head of vocos with a streaming overlap-add.
+
+Frame t of n_fft samples is added at t * hop - (n_fft - hop) / 2, as in vocos with "same" padding: T frames give
+T * hop samples, and a sample is certain once the frames that reach it are there, (n_fft - hop) / 2 samples later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from vocos.heads import ISTFTHead
+
+KNEE = 0.8
+"""Samples up to this amplitude pass unchanged; louder ones bend smoothly towards 1 and never reach beyond it."""
+
+
+@dataclass
+class OverlapState:
+    """The unfinished end of the overlap-add: windowed sum [B, n_fft - hop], squared windows [1, n_fft - hop], and how
+    many samples before time zero are still to be dropped."""
+
+    sums: Tensor
+    envelope: Tensor
+    skip: int
+
+
+def limit(waveform: Tensor) -> Tensor:
+    """Soft limiter without memory: identity up to KNEE, then KNEE + r * e / (e + r) with r = 1 - KNEE, e the excess."""
+    room = 1.0 - KNEE
+    excess = (waveform.abs() - KNEE).clamp(min=0.0)
+    return torch.where(excess > 0, waveform.sign() * (KNEE + room * (excess / (excess + room))), waveform)
+
+
+class StreamingISTFTHead(ISTFTHead):
+    """Features -> waveform, |x| <= 1. The parameters are those of vocos' ISTFTHead."""
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int) -> None:
+        super().__init__(dim, n_fft, hop_length, padding="same")
+        window = self.istft.window
+        del self.istft.window  # a constant: keep it out of the weights, float16 would round it
+        self.istft.register_buffer("window", window, persistent=False)
+        self.n_fft, self.hop_length = n_fft, hop_length
+
+    def fresh(self, batch: int, device: torch.device) -> OverlapState:
+        """The state before the first frame."""
+        tail = self.n_fft - self.hop_length
+        return OverlapState(torch.zeros(batch, tail, device=device), torch.zeros(1, tail, device=device), tail // 2)
+
+    def spectrum(self, x_BTC: Tensor) -> Tensor:
+        """Features [B, T, C] -> complex spectrum [B, n_fft / 2 + 1, T], magnitudes at most 100."""
+        magnitude, phase = self.out(x_BTC).transpose(1, 2).chunk(2, dim=1)
+        return torch.polar(magnitude.exp().clamp(max=1e2), phase)
+
+    def overlap_add(
+        self, spectrum_BFT: Tensor, state: OverlapState, *, final: bool, present_BT: Tensor | None = None
+    ) -> tuple[Tensor, OverlapState]:
+        """Complex spectrum [B, F, T] -> samples now certain [B, n], state. Frames not `present` count as never spoken."""
+        n_fft, hop, steps = self.n_fft, self.hop_length, spectrum_BFT.shape[-1]
+        sums, envelope = state.sums, state.envelope
+        if steps:
+            window = self.istft.window
+            frames = torch.fft.irfft(spectrum_BFT, n_fft, dim=1) * window[:, None]
+            squares = window.square()[None, :, None].expand(1, n_fft, steps)
+            if present_BT is not None:
+                frames, squares = frames * present_BT[:, None], squares * present_BT[:, None]
+            total = (steps - 1) * hop + n_fft
+            grow = total - sums.shape[1]
+            sums = F.fold(frames, (1, total), (1, n_fft), stride=(1, hop))[:, 0, 0] + F.pad(sums, (0, grow))
+            envelope = F.fold(squares, (1, total), (1, n_fft), stride=(1, hop))[:, 0, 0] + F.pad(envelope, (0, grow))
+        certain = steps * hop + ((n_fft - hop) // 2 if final else 0)
+        start = min(state.skip, certain)
+        samples = sums[:, start:certain] / envelope[:, start:certain].clamp(min=1e-11)
+        rest = OverlapState(sums[:, steps * hop :], envelope[:, steps * hop :], state.skip - start)
+        return samples, rest
+
+    def forward(
+        self, x_BTC: Tensor, state: OverlapState | None = None, *, final: bool = True
+    ) -> tuple[Tensor, OverlapState]:
+        """Features [B, T, C], state -> samples now certain [B, n], state; offline (no state, final) n = T * hop."""
+        if state is None:
+            state = self.fresh(x_BTC.shape[0], x_BTC.device)
+        samples, state = self.overlap_add(self.spectrum(x_BTC), state, final=final)
+        return limit(samples), state

@@ -1,0 +1,122 @@
+"""The unit vocoder: collapsed units, a speaker and a language in, a waveform out.
+
+Unit embeddings (with speaker, language, place within the run, and the features of the duration predictor) are repeated
+to the head's frame rate, pass one convolution that looks ahead and a stack of causal ConvNeXt blocks, and leave through
+an inverse STFT: the parts of vocos (Siuzdak 2023, arXiv:2306.00814), made causal. About 3M parameters at the default
+size. Offline synthesis is a stream that gets everything at once, so streamed audio equals offline audio.
+
+Shapes: B batch, N collapsed units, T head frames, C channels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vocoder.causal import CausalStack, LookaheadConv
+from vocoder.config import VocoderConfig
+from vocoder.durations import DurationPredictor
+from vocoder.istft import StreamingISTFTHead
+from vocoder.streaming import VocoderStream
+
+PLACES = 32
+"""Head frames from the start, and to the end, of a run that are told apart."""
+
+
+class Vocoder(nn.Module):
+    """Units -> speech. `synthesise` for whole sequences, `stream` for units that are still arriving."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.units = nn.Embedding(config.codebook_size, dim)
+        self.speakers = nn.Embedding(len(config.speakers), dim)
+        self.languages = nn.Embedding(len(config.languages), dim)
+        self.from_start = nn.Embedding(PLACES, dim)
+        self.to_end = nn.Embedding(PLACES, dim)
+        self.durations = DurationPredictor(config)
+        self.context = nn.Linear(config.duration_dim, dim)
+        self.first = LookaheadConv(dim, dim, config.kernel_size, config.lookahead)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.backbone = CausalStack(dim, config.intermediate_dim, config.kernel_size, config.dilations)
+        self.head = StreamingISTFTHead(dim, config.n_fft, config.hop_length)
+        self.apply(_initialise)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.sample_rate
+
+    @property
+    def lookahead_seconds(self) -> float:
+        """How much later than its unit a sample leaves, in s."""
+        return self.config.lookahead_seconds
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.units.weight.device
+
+    def embed(self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, features_BNC: Tensor) -> Tensor:
+        """Everything known about a unit: units, speaker, language, features of the predictor -> [B, N, C]."""
+        x = self.units(ids_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
+        return x + self.context(features_BNC)
+
+    def spread(self, x_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor) -> Tensor:
+        """Units -> head frames: the unit of each frame, its head frames since the run's start and to its end."""
+        x = torch.gather(x_BNC, 1, unit_BT[:, :, None].expand(-1, -1, x_BNC.shape[2]))
+        return x + self.from_start(start_BT.clamp(max=PLACES - 1)) + self.to_end(end_BT.clamp(max=PLACES - 1))
+
+    def stream(self, speaker: str | None = None) -> VocoderStream:
+        """A fresh stream in this speaker's voice (None: the first). Raises ValueError for a speaker not known."""
+        return VocoderStream(self, speaker)
+
+    def synthesise(self, units: Any, speaker: str | None = None, language: str | None = None) -> np.ndarray:
+        """Units -> float32 [samples], |x| <= 1.
+
+        units: any object with `ids` int [N] and `run_lengths` int [N] or None (then durations are predicted).
+        speaker, language: None means the first of the config. Raises ValueError (one line) for what is not known.
+        """
+        rate = getattr(units, "frame_rate", None)
+        if rate is not None and abs(rate - self.config.frame_rate) > 1e-6:
+            raise ValueError(f"units of {rate:g} Hz given to a vocoder of {self.config.frame_rate:g} Hz units")
+        stream = self.stream(speaker)
+        return stream.push(units.ids, getattr(units, "run_lengths", None), language, final=True)
+
+    def save(self, folder: Path | str, half: bool = True) -> None:
+        """Write config.json and model.safetensors (float16 unless `half` is False)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        dtype = torch.float16 if half else torch.float32
+        weights = {name: value.detach().to("cpu", dtype).contiguous() for name, value in self.state_dict().items()}
+        self.config.save(folder / "config.json")
+        save_file(weights, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Vocoder:
+        """Read what `save` wrote; float32, ready to speak. Raises ValueError (one line) for missing or damaged files."""
+        folder = Path(folder)
+        model = cls(VocoderConfig.load(folder / "config.json"))
+        try:
+            weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+            model.load_state_dict(weights)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"cannot read the vocoder's {folder / 'model.safetensors'}: {reason}") from error
+        return model.eval()
+
+
+def _initialise(module: nn.Module) -> None:
+    """As vocos does: small truncated normal weights, zero biases; embeddings that start as small differences."""
+    if isinstance(module, nn.Conv1d | nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.3)
