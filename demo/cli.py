@@ -30,6 +30,18 @@ BundleOption = Annotated[
     typer.Option("--bundle", help="Folder or hub id of a bundle. [default: the shipped one]", show_default=False),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+SeedOption = Annotated[int, typer.Option(help="The same seed gives the same continuation.")]
+TemperatureOption = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
+TopPOption = Annotated[float, typer.Option("--top-p", help="Share of the probability that is drawn from.")]
+MaxSecondsOption = Annotated[float, typer.Option("--max-seconds", help="Longest continuation, in s.")]
+SpeakerOption = Annotated[
+    str | None, typer.Option(help="Voice of the continuation. [default: the bundle's first]", show_default=False)
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run. [default: runs/NAME]", show_default=False)
+]
+WorkersOption = Annotated[int, typer.Option(help="Processes that speak and encode.", min=1)]
+CORES = os.cpu_count() or 1
 
 
 @app.command("demo")
@@ -55,13 +67,11 @@ def continue_command(
     prompt: Annotated[Path, typer.Argument(help="Audio file with the beginning of a story.", show_default=False)],
     to: Annotated[str, typer.Option(help="Language of the continuation, for example en or fr.", show_default=False)],
     out: Annotated[Path, typer.Option(help="WAV file to write.", show_default=False)],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same continuation.")] = 0,
-    temperature: Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")] = 0.8,
-    top_p: Annotated[float, typer.Option("--top-p", help="Share of the probability that is drawn from.")] = 0.95,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest continuation, in s.")] = 12.0,
-    speaker: Annotated[
-        str | None, typer.Option(help="Voice of the continuation. [default: the bundle's first]", show_default=False)
-    ] = None,
+    seed: SeedOption = 0,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 0.95,
+    max_seconds: MaxSecondsOption = 12.0,
+    speaker: SpeakerOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a sentence.")] = False,
@@ -96,13 +106,11 @@ def record_command(
     prompts: Annotated[Path, typer.Argument(help="Folder of audio files.", show_default=False)],
     to: Annotated[list[str], typer.Option(help="Languages of the continuations: --to en fr.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for WAVs and manifest.jsonl.", show_default=False)],
-    seed: Annotated[int, typer.Option(help="The same seed gives the same continuations.")] = 0,
-    temperature: Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")] = 0.8,
-    top_p: Annotated[float, typer.Option("--top-p", help="Share of the probability that is drawn from.")] = 0.95,
-    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest continuation, in s.")] = 12.0,
-    speaker: Annotated[
-        str | None, typer.Option(help="Voice of the continuations. [default: the bundle's first]", show_default=False)
-    ] = None,
+    seed: SeedOption = 0,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 0.95,
+    max_seconds: MaxSecondsOption = 12.0,
+    speaker: SpeakerOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -130,14 +138,12 @@ def record_command(
 @app.command("recipe")
 def recipe_command(
     name: Annotated[str, typer.Argument(help="A recipe of the project (tiny) or a .yaml file.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. [default: runs/NAME]", show_default=False)
-    ] = None,
+    out: RunOption = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.", show_default=False)] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: --set slm.tokens=100000.", show_default=False)
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that speak and encode.", min=1)] = os.cpu_count() or 1,
+    workers: WorkersOption = CORES,
 ) -> None:
     """Make a whole bundle from nothing: stories, speech, units, language model, vocoder. Run again, it goes on."""
     from train.recipe import Recipe, run_recipe
@@ -152,10 +158,8 @@ def recipe_command(
 @app.command("prepare")
 def prepare_command(
     recipe: Annotated[str, typer.Option(help="Recipe that says which stories, voices and units.")] = "tiny",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. [default: runs/NAME]", show_default=False)
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that speak and encode.", min=1)] = os.cpu_count() or 1,
+    out: RunOption = None,
+    workers: WorkersOption = CORES,
 ) -> None:
     """Make the unit corpus of a recipe (and what it needs: stories and unit encoder)."""
     recipe_command(recipe, out, "corpus", None, workers)
@@ -165,10 +169,8 @@ def prepare_command(
 def train_command(
     part: Annotated[str, typer.Argument(help="units, slm or vocoder.", show_default=False)],
     recipe: Annotated[str, typer.Option(help="Recipe to follow.")] = "tiny",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run. [default: runs/NAME]", show_default=False)
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that speak and encode.", min=1)] = os.cpu_count() or 1,
+    out: RunOption = None,
+    workers: WorkersOption = CORES,
 ) -> None:
     """Train one part of a recipe (and what it needs). Run again, it goes on."""
     if part not in ("units", "slm", "vocoder"):
@@ -241,6 +243,8 @@ def _spread(arguments: list[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of `tresse`."""
     given = sys.argv[1:] if arguments is None else arguments
+    # Threads that wait for work sleep instead of spinning: on a shared machine spinning costs more than half the speed.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return app(_spread(given) if given[:1] == ["record"] else given)
     except TresseError as error:

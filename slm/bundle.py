@@ -20,6 +20,7 @@ from slm.continuation import Prompt, continue_prompt, detect_language, hear
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, UnitVocabulary, load_encoder
+from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
 
 FORMAT = 1
@@ -132,9 +133,10 @@ class Bundle:
 
     def warm_up(self) -> None:
         """Make the first reply as fast as the others: converts the model if need be and runs every part once."""
-        prompt = Prompt(
-            [Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)], self.languages[0], 0.2
-        )
+        speech_segments(np.zeros(RATE, np.float32), RATE)
+        sentence = Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)
+        detect_language([sentence], self.engine, self.vocabulary)
+        prompt = Prompt([sentence], self.languages[0], sentence.seconds)
         for _ in self.speak(prompt, self.languages[0], Sampling(max_tokens=8, min_tokens=8), 1.0):
             pass
 
@@ -184,12 +186,9 @@ class Bundle:
 
         for step in continue_prompt(prompt, to, self.engine, self.vocabulary, sampling, self.context):
             tokens += 1
-            if step.boundary:
-                units = Units(np.array([self.silence]), pause, rate)
-                audio = stream.push(units.ids, units.run_lengths, language=to)
-            else:
-                units = Units(step.unit_ids, np.zeros_like(step.unit_ids), rate)
-                audio = stream.push(units.ids, None, language=to)
+            ids, lengths = (np.array([self.silence]), pause) if step.boundary else (step.unit_ids, None)
+            audio = stream.push(ids, lengths, language=to)
+            units = Units(ids, stream.run_lengths, rate)
             pending = Units.concatenate([pending, units])
             if len(audio):
                 if samples + len(audio) >= limit:

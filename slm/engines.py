@@ -119,7 +119,7 @@ class TorchEngine:
             with torch.inference_mode():
                 output = self.model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
-            logits = output.logits[0, -1].float().cpu()
+            logits = output.logits[0, -1].float().cpu().clone()  # a plain tensor, to be written to
             logits[list(sampling.banned)] = -torch.inf
             if count < sampling.min_tokens:
                 logits[self.vocabulary.eos_id] = -torch.inf

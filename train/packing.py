@@ -106,6 +106,8 @@ class TokenCorpus:
             ids += table.column("id").to_pylist()
             if progress is not None:
                 progress(f"tokenised {len(ids):,} stories, {total:,} tokens ({number + 1}/{len(shards)} shards)")
+        if len(ids) < info.get("stories", 0):
+            raise TresseError(f"the corpus in {folder} is not finished: run its preparation again")
         return cls._assemble(languages, vocabulary, float(info["frame_rate"]), ids, tokens, sentences)
 
     @classmethod

@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ import yaml
 from slm.errors import TresseError
 from slm.model import ModelConfig
 from slm.units.conv import ConvEncoderConfig
-from train.checkpoint import write_json
+from train.checkpoint import atomic_path, write_json
 from train.corpus import CorpusPreparation
 from train.slm import SLMTraining
 from train.units import UnitTraining
@@ -189,12 +190,42 @@ def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int
                     f"{print_out} holds the stage {stage.name} of another recipe: choose another --out, or delete {marker}"
                 )
         else:
-            began = time.monotonic()
-            stage.run(recipe, out, workers)
-            seconds = round(time.monotonic() - began, 1)
-            write_json(marker, {"fingerprint": fingerprint, "seconds": seconds, "settings": settings})
+            with _Stopwatch(out / "done" / f".{stage.name}.seconds") as watch:
+                stage.run(recipe, out, workers)
+                write_json(marker, {"fingerprint": fingerprint, "seconds": watch.seconds, "settings": settings})
         if stage.name == until:
             return
+
+
+class _Stopwatch:
+    """s of work on a stage over all interrupted runs: noted in a file every few seconds, removed when the work is done."""
+
+    def __init__(self, path: Path, every: float = 5.0) -> None:
+        self.path, self.every = path, every
+        self._before = float(path.read_text(encoding="utf-8")) if path.exists() else 0.0
+        self._began = time.monotonic()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._note, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        """s so far."""
+        return round(self._before + time.monotonic() - self._began, 1)
+
+    def _note(self) -> None:
+        while not self._stopped.wait(self.every):
+            with atomic_path(self.path) as temporary:
+                temporary.write_text(str(self.seconds), encoding="utf-8")
+
+    def __enter__(self) -> _Stopwatch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        if kind is None:
+            self.path.unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

@@ -46,9 +46,9 @@ class SLMTraining:
     stages: tuple[tuple[str, float], ...] = (("interleaved", 1.0),)
     tokens: int = 12_000_000
     steps: int | None = None
-    batch_rows: int = 16
-    row_length: int = 512
-    micro_rows: int | None = 4
+    batch_rows: int = 8
+    row_length: int = 1024
+    micro_rows: int | None = 2
     learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
@@ -169,10 +169,13 @@ class _Meter:
 
 @torch.no_grad()
 def validate(model: nn.Module, batches: list[PackedBatch], accelerator: Any, languages: tuple[str, ...]) -> dict:
-    """Mean loss on held-out batches: {"all": ..., LANG: ...}, in nats a token."""
+    """Mean loss on held-out batches: {"all": ..., LANG: ...}, in nats a token.
+
+    Every process computes all of them: they are few, and sharded models need all processes in every forward pass.
+    """
     model.eval()
     meter = _Meter(len(languages), accelerator.device)
-    for batch in batches[accelerator.process_index :: accelerator.num_processes]:
+    for batch in batches:
         meter.add(token_losses(model, batch, accelerator.device), batch)
     model.train()
     return meter.read(accelerator, languages)

@@ -136,19 +136,31 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
 
 
 def write_examples(recipe: Recipe, folder: Path) -> None:
-    """Beginnings of test stories, spoken by training and held-out voices in turn, as FLAC with a listing."""
+    """Beginnings of test stories, spoken by training and held-out voices in turn, as FLAC with a listing.
+
+    No training story begins with the same two sentences, and every example is of another situation.
+    """
     import soundfile
 
     voices = Voices.load()
     folder.mkdir(parents=True)
-    stories = list(generate_stories(recipe.seed, 200, "test"))
+    stories = list(generate_stories(recipe.seed, 2000, "test"))
+    trained = {
+        tuple(story.sentences[language][:2])
+        for story in generate_stories(recipe.seed, recipe.stories.train)
+        for language in recipe.languages
+    }
     entries = []
     speakers = [*voices.vocoder, *voices.held_out]
     taken: set[str] = set()
     for number in range(recipe.bundle.examples_per_language * len(recipe.languages)):
         language = recipe.languages[number % len(recipe.languages)]
-        story = next(story for story in stories if story.facts.get("situation", story.id) not in taken)
-        taken.add(story.facts.get("situation", story.id))
+        story = next(
+            story
+            for story in stories
+            if story.facts["situation"] not in taken and tuple(story.sentences[language][:2]) not in trained
+        )
+        taken.add(story.facts["situation"])
         name = speakers[number % len(speakers)]
         pause = np.zeros(int(0.35 * SAMPLE_RATE), np.float32)
         texts = story.sentences[language][:2]
@@ -162,7 +174,8 @@ def write_examples(recipe: Recipe, folder: Path) -> None:
 def measure(recipe: Recipe, out: Path, workers: int) -> None:
     """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card."""
     from slm.bundle import Bundle
-    from train.evaluate.cloze import evaluate_cloze
+    from train.card import write_card
+    from train.evaluate.cloze import HEADLINE, evaluate_cloze
     from train.stories.cloze import make_items
 
     bundle = Bundle.load(out / "bundle")
@@ -170,10 +183,13 @@ def measure(recipe: Recipe, out: Path, workers: int) -> None:
     results = evaluate_cloze(bundle, items, out=out / "evaluation" / "cloze")
     path = out / "bundle" / "bundle.json"
     info = json.loads(path.read_text(encoding="utf-8"))
-    info["metrics"]["cloze"] = {"rule": "ending_given_prompt", "split": "test", "cells": results["cells"]}
+    info["metrics"]["cloze"] = {
+        "split": "test",
+        "voices": results["voices"],
+        "rules": {HEADLINE: results["rules"][HEADLINE]},
+        "controls": results["controls"],
+    }
     write_json(path, info)
-    from train.card import write_card
-
     write_card(out / "bundle")
 
 

@@ -209,7 +209,7 @@ def train_units(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         step += 1
-        if progress.due():
+        if progress.due() or step == training.steps:
             hit = (logits.argmax(-1) == names[:, : names.shape[1] - look]).float().mean()
             progress.update(step, loss=loss.item(), accuracy=hit.item())
         if step % training.checkpoint_every == 0 or step == training.steps:

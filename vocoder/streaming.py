@@ -53,6 +53,8 @@ class VocoderStream:
         self._first_state: Tensor | None = None
         self._backbone_state: list[Tensor] | None = None
         self._overlap: OverlapState = vocoder.head.fresh(1, device)
+        self.run_lengths = np.zeros(0, np.int64)
+        """Unit frames that each unit of the latest push lasts, given or predicted: int64 [N]."""
 
     def push(
         self,
@@ -78,6 +80,7 @@ class VocoderStream:
         elif isinstance(language, str):
             self._language = _index(language, self.vocoder.config.languages, "language")
         parts = []
+        self.run_lengths = np.zeros(0, np.int64)
         with torch.inference_mode():
             for start in range(0, len(units), BLOCK):
                 part = slice(start, start + BLOCK)
@@ -139,6 +142,7 @@ class VocoderStream:
         x_BNC = vocoder.embed(
             ids_BN.to(device), self._speaker_B, language_BN.to(device), features.to(device, torch.float32)
         )
+        self.run_lengths = np.concatenate([self.run_lengths, lengths])
         steps = lengths * vocoder.config.repeats
         total = int(steps.sum())
         ends = np.cumsum(steps)

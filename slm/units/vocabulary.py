@@ -29,7 +29,7 @@ def tag(language: str) -> str:
 
 def to_text(ids: np.ndarray | Sequence[int]) -> str:
     """Unit ids [N] -> a string of N characters."""
-    return "".join(chr(FIRST_CHARACTER + int(unit)) for unit in ids)
+    return (np.asarray(ids, dtype=np.int64) + FIRST_CHARACTER).astype("<u2").tobytes().decode("utf-16-le")
 
 
 class UnitVocabulary:

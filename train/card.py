@@ -1,0 +1,45 @@
+"""The model card of a bundle, written from its bundle.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from train.checkpoint import atomic_path
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md beside bundle.json."""
+    info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    made, metrics = info["provenance"], info["metrics"]
+    minutes = sum(made["training_seconds"].values()) / 60
+    lines = [
+        f"# Tresse bundle `{info['name']}`",
+        "",
+        f"Speech in, speech out: {', '.join(info['languages'])}. Goes on with a spoken story in the language asked for, "
+        "without text.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Made by | `tresse recipe {made['recipe']}`, seed {made['seed']}, commit {made['commit']}, {made['made']} |",
+        f"| Trained on | {made['stories']} generated parallel stories spoken by espeak-ng (data {made['data']}) |",
+        f"| Time | {minutes:.0f} minutes on two CPU cores |",
+        f"| Units | {info['frame_rate']:g} Hz, {info['sample_rate']} Hz audio |",
+        "",
+        "Unit edit rate between two voices speaking the same sentence (held-out sentences): "
+        + ", ".join(f"{name.replace('_', ' ')} {rate:.1%}" for name, rate in metrics["unit_edit_rate"].items())
+        + ".",
+    ]
+    if "cloze" in metrics:
+        from train.evaluate.cloze import markdown_table
+
+        lines += ["", f"## Cloze ({metrics['cloze']['split']} stories)", "", markdown_table(metrics["cloze"])]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "It has only ever heard synthetic voices telling short children's stories from a small grammar. It goes on in that "
+        "world whatever it is told; natural voices, noise and other subjects are outside of what it knows.",
+    ]
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
