@@ -12,7 +12,7 @@ from slm.audio import resample
 RATE = 16000
 
 
-def speech_segments(waveform: np.ndarray, sample_rate: int, *, pause: float = 0.25) -> list[tuple[float, float]]:
+def speech_segments(waveform: np.ndarray, sample_rate: int, *, pause: float = 0.35) -> list[tuple[float, float]]:
     """float32 [samples] -> (start, end) of every stretch of speech in s; stretches are parted by `pause` s or more."""
     from faster_whisper.vad import VadOptions, get_speech_timestamps
 

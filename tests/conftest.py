@@ -46,7 +46,7 @@ def voices() -> Voices:
 def spoken_beginning(language: str, speaker: str = "zoe") -> np.ndarray:
     """A story beginning with a pause between its sentences, in a voice that no training heard."""
     voices = Voices.load()
-    pause = np.zeros(int(0.4 * SAMPLE_RATE), np.float32)
+    pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
     one, two = (speak(text, language, voices.speaker(speaker), voices) for text in BEGINNINGS[language])
     return np.concatenate([one, pause, two])
 

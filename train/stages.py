@@ -162,7 +162,7 @@ def write_examples(recipe: Recipe, folder: Path) -> None:
         )
         taken.add(story.facts["situation"])
         name = speakers[number % len(speakers)]
-        pause = np.zeros(int(0.35 * SAMPLE_RATE), np.float32)
+        pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
         texts = story.sentences[language][:2]
         parts = [part for text in texts for part in (speak(text, language, voices.speaker(name), voices), pause)]
         file = f"{language}-{number // len(recipe.languages) + 1}.flac"
