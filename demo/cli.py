@@ -55,7 +55,7 @@ def demo_command(
     ] = None,
 ) -> None:
     """Serve the page on which one talks with the model."""
-    _offline()
+    _no_telemetry()
     from demo.app import serve
     from slm.bundle import Bundle
 
@@ -77,7 +77,7 @@ def continue_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a sentence.")] = False,
 ) -> None:
     """Go on with a spoken story in the language asked for."""
-    _offline()
+    _no_telemetry()
     _check_output(out)
     if not prompt.exists():
         raise TresseError(f"no such file: {prompt}")
@@ -115,7 +115,7 @@ def record_command(
     device: DeviceOption = "auto",
 ) -> None:
     """Continue every audio file of a folder in every language asked for. Run again, it goes on where it stopped."""
-    _offline()
+    _no_telemetry()
     if not prompts.is_dir():
         raise TresseError(f"{prompts} is not a folder: give a folder of audio files")
     from demo.record import record_folder
@@ -192,7 +192,7 @@ def cloze_command(
     device: DeviceOption = "auto",
 ) -> None:
     """How often the model finds the right ending of a story likelier than a wrong one, in and across languages."""
-    _offline()
+    _no_telemetry()
     from slm.bundle import Bundle
     from train.evaluate.cloze import evaluate_cloze, markdown_table
     from train.stories.cloze import make_items, read_items
@@ -206,8 +206,8 @@ def cloze_command(
     print(markdown_table(results))
 
 
-def _offline() -> None:
-    """Nothing that a user says leaves the machine, and no library asks the network for anything."""
+def _no_telemetry() -> None:
+    """No library reports to anybody what is done with it."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -31,12 +31,13 @@ class Progress:
         shown = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
         )
-        line = f"{self.stage}  {done}/{self.total}  {shown}  {rate:.3g} {self.unit}/s  ETA {_clock(eta)}"
+        line = f"{self.stage}  {done}/{self.total}  {shown}  {rate:.3g} {self.unit}/s  ETA {clock(eta)}"
         end = "\n" if not self._terminal or done >= self.total else ""
         print(("\r\x1b[K" if self._terminal else "") + line, end=end, file=sys.stderr, flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """s as h:mm:ss or m:ss."""
     if seconds == float("inf"):
         return "?"
     minutes, rest = divmod(int(seconds), 60)

@@ -28,6 +28,8 @@ from slm.units.vocabulary import UnitVocabulary
 from train.attention import attention_inputs, use_document_attention
 from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint, write_json
 from train.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus, evaluation_batches
+from train.precision import bf16_pays
+from train.progress import clock
 
 EPOCHS_PER_STAGE = 1 << 24
 """Stages draw from disjoint ranges of epochs."""
@@ -90,13 +92,6 @@ class SLMTraining:
     def rows_a_pass(self, processes: int) -> int:
         """Rows of one forward pass of one process."""
         return self.micro_rows or self.batch_rows // processes
-
-
-def bf16_pays() -> bool:
-    """Whether this machine multiplies bfloat16 faster than float32."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported())
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 class StagedStream:
@@ -207,12 +202,6 @@ class _Log:
     def write(self, entry: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def _by_language(losses: dict[str, float]) -> str:
@@ -341,7 +330,7 @@ def train_slm(
             say(
                 f"step {done:,}/{steps:,} {entry['mode']} loss {_by_language(loss)} lr {rate:.2e} "
                 f"norm {float(norm):.2f} {entry['tokens_per_second']:,} tokens/s {entry['units_per_second']:,} units/s "
-                f"useful {entry['useful_share']:.1%} ETA {_clock((steps - done) * seconds / (done - since))}"
+                f"useful {entry['useful_share']:.1%} ETA {clock((steps - done) * seconds / (done - since))}"
             )
             if not np.isfinite(loss["all"]):
                 raise TresseError(f"the loss is not finite at step {done}: lower the learning rate")

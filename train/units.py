@@ -26,6 +26,7 @@ from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, LogMel, Un
 from train.alignment import dtw_batch
 from train.checkpoint import linear_schedule, load_checkpoint, save_checkpoint
 from train.kmeans import assign, kmeans
+from train.precision import bf16_pays
 from train.progress import Progress
 from train.speech import SAMPLE_RATE, Speaker, Voices, speak
 
@@ -194,7 +195,7 @@ def train_units(
         mels, names, mask = draw_batch(data, training, step)
         for group in optimiser.param_groups:
             group["lr"] = training.learning_rate * factor(step)
-        with torch.autocast("cpu", torch.bfloat16, enabled=_fast_bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
             logits, _ = network(mels)
         loss = F.cross_entropy(
             logits.float().flatten(0, 1),
@@ -217,10 +218,6 @@ def train_units(
                 checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
             )
     return ConvUnitEncoder(network)
-
-
-def _fast_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def unit_edit_rate(a: np.ndarray, b: np.ndarray) -> float:

@@ -26,6 +26,7 @@ from slm.audio import write_wav
 from slm.errors import TresseError
 from slm.units import Units
 from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint
+from train.precision import bf16_pays
 from vocoder.config import VocoderConfig
 from vocoder.istft import limit
 from vocoder.losses import DISCRIMINATORS, Discriminators, SpectralLoss
@@ -367,7 +368,7 @@ def use_bfloat16(precision: str, device: torch.device) -> bool:
         raise TresseError(f"unknown precision {precision!r}: choose auto, float32 or bfloat16")
     if precision != "auto":
         return precision == "bfloat16"
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bf16_pays(device)
 
 
 def plot_spectrograms(path: Path, waveforms: list[Tensor], sample_rate: int) -> None:
