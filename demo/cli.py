@@ -249,9 +249,10 @@ def main(arguments: list[str] | None = None) -> Any:
         return app(_spread(given) if given[:1] == ["record"] else given)
     except TresseError as error:
         print(f"tresse: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("tresse: stopped; what was finished is kept", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # Ctrl+C, as typer reports it
+            print("tresse: stopped; what was finished is kept", file=sys.stderr)
+        raise
     except OSError as error:
         if error.errno is None:
             raise

@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,7 @@ from train.checkpoint import atomic_path, write_json
 from train.progress import Progress
 from train.speech import Voices, speak
 from train.stories.grammar import Story
+from train.workers import worker_pool
 
 
 @dataclass(frozen=True)
@@ -87,17 +86,11 @@ def prepare_corpus(
             done += 1
             progress.update(done, hours=seconds / 3600)
         return folder
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with worker_pool(workers) as pool:
         for seconds in pool.map(write_shard, missing, *arguments):
             done += 1
             progress.update(done, hours=seconds / 3600)
     return folder
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 _ENCODERS: dict[Path, ConvUnitEncoder] = {}

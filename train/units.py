@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from train.kmeans import assign, kmeans
 from train.precision import bf16_pays
 from train.progress import Progress
 from train.speech import SAMPLE_RATE, Speaker, Voices, speak
+from train.workers import worker_pool
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def speak_all(requests: list[tuple[str, str, Speaker]], voices: Voices, workers:
     texts, languages, speakers = zip(*requests, strict=True)
     if workers <= 1:
         return [speak(*request, voices) for request in requests]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with worker_pool(workers) as pool:
         return list(pool.map(speak, texts, languages, speakers, [voices] * len(requests), chunksize=32))
 
 
