@@ -67,6 +67,7 @@ class Bundle:
         self.sample_rate: int = self.vocoder.config.sample_rate
         self.speakers: list[str] = list(self.vocoder.config.speakers)
         self._lock = threading.Lock()
+        self._warm = False
         unspoken = [language for language in self.languages if language not in self.vocabulary.tag_ids]
         if unspoken or self.vocabulary.codebook_size != self.units.codebook_size:
             raise TresseError(f"the parts of the bundle {path} do not fit together: restore the bundle's files")
@@ -132,13 +133,16 @@ class Bundle:
         return [Example(listing.parent / entry["file"], entry["language"], entry["text"]) for entry in entries]
 
     def warm_up(self) -> None:
-        """Make the first reply as fast as the others: converts the model if need be and runs every part once."""
+        """Make the first reply as fast as the others: converts the model if need be and runs every part, once."""
+        if self._warm:
+            return
         speech_segments(np.zeros(RATE, np.float32), RATE)
         sentence = Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)
         detect_language([sentence], self.engine, self.vocabulary)
         prompt = Prompt([sentence], self.languages[0], sentence.seconds)
         for _ in self.speak(prompt, self.languages[0], Sampling(max_tokens=8, min_tokens=8), 1.0):
             pass
+        self._warm = True
 
     def continue_speech(
         self,

@@ -177,7 +177,6 @@ def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int
     names = [stage.name for stage in STAGES]
     if until is not None and until not in names:
         raise TresseError(f"there is no stage {until}: choose one of {', '.join(names)}")
-    print_out = out.resolve()
     fingerprint = ""
     for stage in STAGES:
         settings = {key: _plain(getattr(recipe, key)) for key in ("languages", "seed", *stage.settings)}
@@ -187,7 +186,7 @@ def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int
         if marker.exists():
             if json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
                 raise TresseError(
-                    f"{print_out} holds the stage {stage.name} of another recipe: choose another --out, or delete {marker}"
+                    f"{out} holds the stage {stage.name} of another recipe: choose another --out, or delete {marker}"
                 )
         else:
             with _Stopwatch(out / "done" / f".{stage.name}.seconds") as watch:

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from slm.audio import write_wav
+from slm.bundle import choose_device
 from slm.errors import TresseError
 from slm.units import Units
 from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint
@@ -174,7 +175,7 @@ class Trainer:
 
     def __init__(self, config: VocoderConfig, training: VocoderTraining) -> None:
         self.config, self.training = config, training
-        self.device = choose_device(training.device)
+        self.device = torch.device(choose_device(training.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.vocoder = Vocoder(config).to(self.device).train()
@@ -355,11 +356,6 @@ def check(config: VocoderConfig, training: VocoderTraining, clips: list[Clip]) -
 
 def _rest(clip: Clip) -> tuple[Units, str, str]:
     return clip.units, clip.speaker, clip.language
-
-
-def choose_device(name: str) -> torch.device:
-    """ "auto": CUDA where there is some, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else torch.device(name)
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
