@@ -4,6 +4,8 @@
 ending of a story of another situation. Items come in pairs: what is right in item 2k is wrong in item 2k+1 and the
 other way round, so that whoever sees only the endings is right in exactly half of the items, whatever they know.
 Contexts of a pair are worded independently; the endings of a story pair share their wording and differ in the fact.
+The kinds of facts that are contradicted (who, place, outcome ...) come about equally often, whatever the number of
+situations whose endings state them. Optional sentences are left out: a context has four sentences.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from random import Random
 
 from slm.errors import TresseError
 from train.checkpoint import atomic_path
-from train.stories.data import LANGUAGES
+from train.stories.data import Situation
 from train.stories.grammar import (
     Draft,
     Grammar,
@@ -30,6 +33,12 @@ from train.stories.grammar import (
 from train.stories.words import Entry
 
 KINDS = ("story", "topic")
+BENCHMARK_ITEMS = 1871
+"""Items of each kind and split in the benchmark: as many stories as the StoryCloze test set of 2016 has, which the spoken
+StoryCloze and TopicCloze of Hassid et al. (TWIST, 2023) speak."""
+FACT_KINDS = ("who", "family", "object", "colour", "food", "place", "time", "feeling", "outcome")
+OTHER = "other"  # any kind of fact that a situation has to itself
+_TRIES = 100
 
 
 @dataclass(frozen=True)
@@ -63,21 +72,36 @@ def _alternatives(draft: Draft, role: str, split: str) -> list[Entry]:
     ]
 
 
+@cache
+def contradictions(grammar: Grammar, split: str) -> dict[str, list[tuple[Situation, str]]]:
+    """By kind of fact, the roles of each situation of the split that an ending can contradict."""
+    found: dict[str, list[tuple[Situation, str]]] = {}
+    for situation in grammar.situations_of(split):
+        for role in sorted(situation.checkable):
+            found.setdefault(fact_kind(situation, role), []).append((situation, role))
+    return found
+
+
+def fact_kind(situation: Situation, role: str) -> str:
+    """One of FACT_KINDS, or OTHER."""
+    kind = situation.roles[role].kind
+    return kind if kind in FACT_KINDS else OTHER
+
+
 def draw_pair(grammar: Grammar, rng: Random, split: str) -> tuple[Draft, Draft, str]:
-    """Two drafts that differ in exactly one fact, which every ending and every context of theirs states; its role."""
+    """Two drafts that differ in exactly one fact, which every ending and every context of theirs states; its role.
+
+    The kind of the fact is drawn first, uniformly, then a situation and role, then the other facts.
+    """
+    by_kind = contradictions(grammar, split)
     while True:
-        draft = grammar.draw(rng, split)
-        last = len(draft.situation.slots) - 1
-        stated = frozenset.intersection(*(grammar.template(draft, language, last).roles for language in LANGUAGES))
-        candidates = sorted(stated & draft.situation.checkable)
-        choices = {role: entries for role in candidates if (entries := _alternatives(draft, role, split))}
-        if not choices:
-            continue
-        role = rng.choice(sorted(choices))
-        wording = grammar.draw_wording(rng, draft.situation)
-        wording = {language: (*wording[language][:-1], draft.wording[language][-1]) for language in LANGUAGES}
-        other = Draft(draft.situation, {**draft.facts, role: rng.choice(choices[role])}, wording)
-        return draft, other, role
+        situation, role = rng.choice(by_kind[rng.choice(sorted(by_kind))])
+        for _ in range(_TRIES):  # a role of the combination may have no other value in this split
+            first = grammar.draw_facts(rng, split, situation)
+            if choices := _alternatives(first, role, split):
+                second = replace(first, facts={**first.facts, role: rng.choice(choices)})
+                first, second = (grammar.retell(rng, draft, extras=False) for draft in (first, second))
+                return first, replace(second, wording=(*second.wording[:-1], first.wording[-1])), role
 
 
 def story_pair(seed: int, k: int, split: str, grammar: Grammar | None = None) -> tuple[Story, Story, str]:
@@ -91,11 +115,13 @@ def topic_pair(seed: int, k: int, split: str, grammar: Grammar | None = None) ->
     """The two stories, of different situations, behind the topic items 2k and 2k+1."""
     grammar = grammar or default_grammar()
     rng = rng_for("cloze-topic", split, seed, k)
-    first = second = grammar.draw(rng, split)
-    if len(grammar.situations) < 2:
-        raise TresseError("topic items need two situations at least: add one")
-    while second.situation.name == first.situation.name:
-        second = grammar.draw(rng, split)
+    situations = grammar.situations_of(split)
+    if len(situations) < 2:
+        raise TresseError(f"topic items need two situations of the split {split!r} at least: add one")
+    first, second = (
+        grammar.retell(rng, grammar.draw_facts(rng, split, situation), extras=False)
+        for situation in rng.sample(situations, 2)
+    )
     return grammar.story(first, f"{split}-{seed}-{2 * k}"), grammar.story(second, f"{split}-{seed}-{2 * k + 1}")
 
 
@@ -136,3 +162,21 @@ def read_items(path: Path) -> Iterator[ClozeItem]:
             yield ClozeItem(str(row["id"]), row["kind"], row["context"], row["right"], row["wrong"])
         except KeyError as error:
             raise TresseError(f"{path}, line {number}: add {error} to the item") from None
+
+
+def read_handwritten() -> list[ClozeItem]:
+    """The 200 story items written by hand, in mirrored pairs: words of the lexicon, none of the grammar's sentences."""
+    return list(read_items(Path(__file__).with_name("handwritten.jsonl")))
+
+
+def handwritten_topics() -> list[ClozeItem]:
+    """Topic items of the hand-written stories: the wrong ending is the right one of a story half the set away.
+
+    As every ending is right in one item and wrong in another, endings alone give nothing away here either.
+    """
+    items = read_handwritten()
+    others = items[len(items) // 2 :] + items[: len(items) // 2]
+    return [
+        replace(item, id=f"topic-{item.id}", kind="topic", wrong=other.right)
+        for item, other in zip(items, others, strict=True)
+    ]

@@ -1,8 +1,13 @@
 """Reading the lexicon and the situations, and saying exactly what is wrong with them.
 
+A situation is a file: its `problem`, its `roles` (words of the lexicon, chosen by category, `tag` and `only`, or `values`
+of its own), the roles whose `combination` tells the splits apart, `split: unseen` if it is held out, and its
+`sentences`: five, and up to two more under `extra`, which a story tells or not. A sentence is a block of lines for each
+language, line k of one the translation of line k of the other, or such blocks for each value of a role.
+
 Everything a writer can get wrong (a missing form, an unknown role, a sentence in one language only, an ending that states
-nothing the context stated) is found at load and named by file and key: `TresseError`. Reading the whole folder takes
-about a second with PyYAML's C loader.
+nothing the context stated, a French `de` before a tag that begins with a vowel) is found at load and named by file and
+key: `TresseError`. Reading the whole folder takes about a second with PyYAML's C loader.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +26,21 @@ from train.stories import english, french
 from train.stories.words import Entry, Tag, parse_tag
 
 Render = Callable[[Tag, Mapping[str, Entry], frozenset[str]], str]
-# A third language is a module with `render` and `finish`, and its wordings in the data.
+# A third language is a module with `render`, `finish` and `check_before`, and its wordings in the data.
 RENDER: dict[str, Render] = {english.LANGUAGE: english.render, french.LANGUAGE: french.render}
 FINISH: dict[str, Callable[[str], str]] = {english.LANGUAGE: english.finish, french.LANGUAGE: french.finish}
+CHECK_BEFORE: dict[str, Callable[[str, str], None]] = {
+    english.LANGUAGE: english.check_before,
+    french.LANGUAGE: french.check_before,
+}
 KEYWORDS: dict[str, set[str]] = {english.LANGUAGE: english.KEYWORDS, french.LANGUAGE: french.KEYWORDS}
 LANGUAGES = list(RENDER)
 ENTRY_TYPES = ("noun", "person", "place", "adjective", "phrase")
-SENTENCES = (5, 7)
+UNSEEN = "unseen"  # the split of the situations that no other split has
+CORE = 5  # sentences that every story tells
+EXTRAS = 2  # sentences, at most, that a story tells or not
+WORDINGS = 4  # of each sentence, at least
+ENDING = 2  # facts, at least, that the ending states and the context stated
 _TAG = re.compile(r"\{([^{}]*)\}")
 
 
@@ -38,17 +52,18 @@ class Template:
     roles: frozenset[str]
 
 
-Wordings = Mapping[str, tuple[Template, ...]]  # by language
+Wording = Mapping[str, Template]  # by language: translations of each other
 
 
 @dataclass(frozen=True)
 class Slot:
-    """One sentence of a situation: wordings, or wordings for each value of the fact `by`."""
+    """One sentence of a situation: wordings, or wordings for each value of the fact `by`. Stories may skip optional ones."""
 
     by: str | None
-    wordings: Mapping[str, Wordings]  # by value of `by`; under "" where it depends on nothing
+    wordings: Mapping[str, tuple[Wording, ...]]  # by value of `by`; under "" where it depends on nothing
+    optional: bool = False
 
-    def of(self, facts: Mapping[str, Entry]) -> Wordings:
+    def of(self, facts: Mapping[str, Entry]) -> tuple[Wording, ...]:
         return self.wordings[facts[self.by].id if self.by else ""]
 
 
@@ -58,11 +73,16 @@ class Role:
 
     values: tuple[Entry, ...]
     other_than: tuple[str, ...] = ()
+    kind: str = ""  # the category of the lexicon that the values come from, else the name of the role
+    left: int = 0  # of the values, at least, once those roles have taken theirs
 
 
 @dataclass(frozen=True)
 class Situation:
-    """One causal line, as data. `checkable`: roles every context states, which an ending may contradict."""
+    """One causal line, as data. `checkable`: roles every context and every ending state, so that one may contradict them.
+
+    `unseen`: held out altogether, for the split of that name.
+    """
 
     name: str
     problem: str
@@ -70,6 +90,12 @@ class Situation:
     combination: tuple[str, ...]
     slots: tuple[Slot, ...]
     checkable: frozenset[str] = frozenset()
+    unseen: bool = False
+
+    @property
+    def core(self) -> tuple[int, ...]:
+        """The slots that every story tells."""
+        return tuple(i for i, slot in enumerate(self.slots) if not slot.optional)
 
 
 @dataclass(frozen=True)
@@ -186,6 +212,7 @@ def _role(node: _Node, name: str, lexicon: Lexicon, earlier: Mapping[str, Role])
     node.known("from", "tag", "only", "not", "values")
     raw = node.mapping()
     values: tuple[Entry, ...]
+    category = name
     if "values" in raw:
         entries = []
         for id, value in raw["values"].mapping().items():
@@ -211,9 +238,15 @@ def _role(node: _Node, name: str, lexicon: Lexicon, earlier: Mapping[str, Role])
         for other in other_than:
             if other not in earlier:
                 raise raw["not"].error(f"no role {other!r} above this one")
-    if len(values) < 2 + len(other_than):
+    # Nothing appears twice in a story: no hedgehog hears a hedgehog in the night.
+    ids = {entry.id for entry in values if entry.is_noun}
+    shared = {other: ids & {entry.id for entry in role.values if entry.is_noun} for other, role in earlier.items()}
+    other_than += tuple(other for other in earlier if shared[other] and other not in other_than)
+    taken = {entry.id for entry in values} & {entry.id for other in other_than for entry in earlier[other].values}
+    left = len(values) - min(len(other_than), len(taken))
+    if left < 2:
         raise node.error("a role needs at least two values to choose from: add words or tags")
-    return Role(values, other_than)
+    return Role(values, other_than, category, left)
 
 
 def _template(node: _Node, source: str, roles: Mapping[str, Role]) -> Template:
@@ -238,58 +271,71 @@ def _template(node: _Node, source: str, roles: Mapping[str, Role]) -> Template:
     return Template(tuple(parts), frozenset(stated))
 
 
-def _wordings(node: _Node, roles: Mapping[str, Role], by: str | None) -> Wordings:
+def _wordings(node: _Node, roles: Mapping[str, Role], by: str | None) -> tuple[Wording, ...]:
     node.known(*LANGUAGES)
-    wordings = {}
+    by_language = []
     for language in LANGUAGES:
         texts = node.get(language)
         templates = [_template(texts, source, roles) for source in texts.lines()]
-        if by:
-            templates = [Template(t.parts, t.roles | {by}) for t in templates]
-        wordings[language] = tuple(templates)
-    return wordings
+        by_language.append([Template(t.parts, t.roles | {by}) for t in templates] if by else templates)
+    counts = [len(templates) for templates in by_language]
+    if len(set(counts)) > 1:
+        given = ", ".join(f"{count} in {language}" for language, count in zip(LANGUAGES, counts, strict=True))
+        raise node.error(f"line k of every language is the same wording: write equally many lines (now {given})")
+    if counts[0] < WORDINGS:
+        raise node.error(f"write {WORDINGS} wordings at least (now {counts[0]})")
+    return tuple(dict(zip(LANGUAGES, wording, strict=True)) for wording in zip(*by_language, strict=True))
 
 
-def _slot(node: _Node, roles: Mapping[str, Role]) -> Slot:
+def _slot(node: _Node, roles: Mapping[str, Role], optional: bool = False) -> Slot:
     raw = node.mapping()
+    if not optional and set(raw) == {"extra"}:
+        return _slot(raw["extra"], roles, optional=True)
     if len(raw) == 1 and next(iter(raw)) in roles:
         by, branches = next(iter(raw.items()))
         known = {entry.id for entry in roles[by].values}
         given = branches.mapping()
         if set(given) != known:
             raise branches.error(f"write wordings for each value of {by}: {', '.join(sorted(known))}")
-        return Slot(by, {value: _wordings(branch, roles, by) for value, branch in given.items()})
-    return Slot(None, {"": _wordings(node, roles, None)})
+        return Slot(by, {value: _wordings(branch, roles, by) for value, branch in given.items()}, optional)
+    return Slot(None, {"": _wordings(node, roles, None)}, optional)
 
 
 def _always_stated(slot: Slot) -> set[str]:
     """Roles that every wording of a slot states, in every language and for every value of what it depends on."""
-    stated = [t.roles for wordings in slot.wordings.values() for templates in wordings.values() for t in templates]
+    stated = [t.roles for wordings in slot.wordings.values() for wording in wordings for t in wording.values()]
     return set(frozenset.intersection(*stated))
 
 
 def _try_all(node: _Node, situation: Situation, lexicon: Lexicon) -> None:
-    """Render every template with every value of every role that it uses, so that no story can fail later."""
+    """Render every tag with every value of every role that it uses, so that no story can fail later."""
     sample = {name: role.values[0] for name, role in situation.roles.items()}
+    done = set()
     for i, slot in enumerate(situation.slots):
-        for wordings in slot.wordings.values():
-            for language, templates in wordings.items():
-                for tag in {p for t in templates for p in t.parts if not isinstance(p, str)}:
-                    used = {name for w in tag for name in (w.role or w.text).split("+")} & set(situation.roles)
-                    for name in used or {next(iter(sample))}:
-                        for entry in situation.roles[name].values:
-                            try:
-                                RENDER[language](tag, {**sample, name: entry}, lexicon.adjectives[language])
-                            except (ValueError, KeyError) as error:
-                                words = " ".join(f"{w.text}@{w.role}" if w.role else w.text for w in tag)
-                                where = _Node(None, node.file, f"sentences.{i + 1}.{language}")
-                                raise where.error(f"{{{words}}}: {error}") from None
+        for language, template in ((la, t) for ws in slot.wordings.values() for w in ws for la, t in w.items()):
+            for before, tag in pairwise(("", *template.parts)):
+                if isinstance(tag, str) or (language, before, tag) in done:
+                    continue
+                done.add((language, before, tag))
+                used = {name for w in tag for name in (w.role or w.text).split("+")} & set(situation.roles)
+                for name in used or {next(iter(sample))}:
+                    for entry in situation.roles[name].values:
+                        try:
+                            words = RENDER[language](tag, {**sample, name: entry}, lexicon.adjectives[language])
+                            CHECK_BEFORE[language](before if isinstance(before, str) else "", words)
+                        except (ValueError, KeyError) as error:
+                            source = " ".join(f"{w.text}@{w.role}" if w.role else w.text for w in tag)
+                            where = _Node(None, node.file, f"sentences.{i + 1}.{language}")
+                            raise where.error(f"{{{source}}}: {error}") from None
 
 
 def read_situation(file: Path, lexicon: Lexicon) -> Situation:
     """Read one situation. Raises TresseError naming file and key."""
     top = _read(file)
-    top.known("problem", "roles", "combination", "sentences")
+    top.known("problem", "split", "roles", "combination", "sentences")
+    unseen = "split" in top.mapping()
+    if unseen and top.get("split").text() != UNSEEN:
+        raise top.get("split").error(f"write {UNSEEN!r}, or leave the key out")
     roles: dict[str, Role] = {}
     keywords = set().union(*KEYWORDS.values())
     for name, node in top.get("roles").mapping().items():
@@ -303,18 +349,26 @@ def read_situation(file: Path, lexicon: Lexicon) -> Situation:
         if role not in roles:
             raise top.get("combination").error(f"no role {role!r} here")
     sentences = top.get("sentences")
-    low, high = SENTENCES
-    if not isinstance(sentences.value, list) or not low <= len(sentences.value) <= high:
-        raise sentences.error(f"write {low} to {high} sentences")
+    if not isinstance(sentences.value, list) or not sentences.value:
+        raise sentences.error("write a list of sentences")
     nodes = [_Node(value, file, f"sentences.{i + 1}") for i, value in enumerate(sentences.value)]
     slots = tuple(_slot(node, roles) for node in nodes)
-    context = set().union(*(_always_stated(slot) for slot in slots[:-1]))
+    extras = sum(slot.optional for slot in slots)
+    if len(slots) - extras != CORE or extras > EXTRAS or slots[0].optional or slots[-1].optional:
+        raise sentences.error(f"write {CORE} sentences, and between them up to {EXTRAS} more under `extra`")
+    context = set().union(*(_always_stated(slot) for slot in slots[:-1] if not slot.optional))
+    ending = _always_stated(slots[-1])
     for role in roles:
-        if role not in context | _always_stated(slots[-1]):
+        if role not in context | ending:
             raise sentences.error(f"state {role!r} in every wording of some sentence: a fact must be told to be true")
-    if not context & _always_stated(slots[-1]):
-        raise nodes[-1].error("let every wording of the ending state a fact that the context always states")
+    if len(context & ending) < ENDING:
+        raise nodes[-1].error(
+            f"let every wording of the ending state {ENDING} facts that the context always states "
+            f"(now {', '.join(sorted(context & ending)) or 'none'})"
+        )
     name = file.stem
-    situation = Situation(name, top.get("problem").text(), roles, combination, slots, frozenset(context))
+    situation = Situation(
+        name, top.get("problem").text(), roles, combination, slots, frozenset(context & ending), unseen
+    )
     _try_all(top, situation, lexicon)
     return situation

@@ -69,6 +69,13 @@ def render(tag: Tag, entries: Mapping[str, Entry], adjectives: frozenset[str]) -
     return " ".join(out)
 
 
+def check_before(before: str, words: str) -> None:
+    """Raise ValueError where the plain text before a tag ends in an article that may not stand before its words."""
+    last = before.split(" ")[-2].lower() if before.endswith(" ") else ""
+    if last in ("a", "an") and last != ("an" if starts_with_vowel(words) else "a"):
+        raise ValueError(f"{last!r} before {words!r}: write the article into the tag")
+
+
 def finish(sentence: str) -> str:
     """What is left to do once the sentence is whole: nothing in English."""
     return sentence

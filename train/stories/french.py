@@ -30,6 +30,7 @@ _PRONOUNS = {
     "celui": ("celui", "celle", "ceux", "celles"),
 }
 _ELIDING = {"de", "que", "si", "ne", "se", "me", "te", "je"}
+_ELIDING_OUTSIDE = {"le", "la", "ma", "ta", "sa", "ce", "jusque", "lorsque", "puisque", "quoique"}
 KEYWORDS = {*_DETERMINERS, *_ELIDING, "à", "dans", "intro"}
 _FEMININE = {
     "blanc": "blanche", "doux": "douce", "roux": "rousse", "gros": "grosse", "gentil": "gentille", "beau": "belle",
@@ -156,7 +157,8 @@ def render(tag: Tag, entries: Mapping[str, Entry], adjectives: frozenset[str]) -
                 tokens += [(_pick(_DETERMINERS["un"], head), "indef"), (agree("petit", head), "adj")]
             determined = True
         elif text == "dans" and head is not None and head.type == "place":
-            tokens.append((head.preposition[LANGUAGE], "prep"))
+            *before, last = head.preposition[LANGUAGE].split()  # au bord de
+            tokens += [*((part, "word") for part in before), (last, "prep")]
         elif text == "tout" and head is not None:
             tokens.append((_pick(_DETERMINERS[text], head), "word"))
         elif text in _DETERMINERS and head is not None:
@@ -169,6 +171,18 @@ def render(tag: Tag, entries: Mapping[str, Entry], adjectives: frozenset[str]) -
         else:
             raise ValueError(f"unknown word {text!r}: neither a role of the situation, a keyword nor an adjective")
     return _join(tokens)
+
+
+def check_before(before: str, words: str) -> None:
+    """Raise ValueError where the plain text before a tag ends in a word that elides or contracts before its words."""
+    last = re.split(r"[\s'’]", before)[-2].lower() if before.endswith(" ") else ""
+    first, _, rest = words.partition(" ")
+    if (
+        (last in _ELIDING | _ELIDING_OUTSIDE and last != "si" and elides(words))
+        or (last == "si" and first in ("il", "ils"))
+        or (last in ("de", "à") and first in ("le", "les") and rest)
+    ):
+        raise ValueError(f"{last!r} before {words!r}: write it into the tag")
 
 
 def finish(sentence: str) -> str:

@@ -1,9 +1,10 @@
 """Parallel children's stories, drawn from situations written as data.
 
-A story is a situation (a causal line: cause, event, reaction, consequence), a value for each of its roles (its *facts*)
-and, independently per language, a wording for each sentence. Everything is a pure function of (seed, split, number of
-the story). Splits are a hash rule on the combination (situation, and the roles the situation names): a combination seen
-in training never appears in validation or test, though every single fact does. Cost: about 0.2 ms a story on one core.
+A story is a situation (a causal line: cause, event, reaction, consequence), a value for each of its roles (its *facts*),
+a choice of its optional sentences and a wording for each sentence, the same in every language. Everything is a pure
+function of (seed, split, number of the story). Splits are a hash rule on the combination (situation, and the roles the
+situation names): a combination seen in training never appears in validation or test, though every single fact does.
+The split `unseen` has situations of its own. Cost: about 0.2 ms a story on one core.
 """
 
 from __future__ import annotations
@@ -12,19 +13,31 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from itertools import product
 from math import prod
 from pathlib import Path
 
 from slm.errors import TresseError
 from train.checkpoint import atomic_path
-from train.stories.data import FINISH, LANGUAGES, RENDER, Lexicon, Situation, Template, read_lexicon, read_situation
+from train.stories.data import (
+    FINISH,
+    LANGUAGES,
+    RENDER,
+    UNSEEN,
+    Lexicon,
+    Situation,
+    Template,
+    read_lexicon,
+    read_situation,
+)
 from train.stories.words import Entry
 
 HERE = Path(__file__).parent
 # Out of a hundred combinations: test has the first ten, validation the next five, training the rest.
-SPLITS = {"test": range(10), "validation": range(10, 15), "train": range(15, 100)}
+_BUCKETS = {"test": range(10), "validation": range(10, 15), "train": range(15, 100)}
+SPLITS = (*_BUCKETS, UNSEEN)
 Facts = Mapping[str, Entry]
 _OPENERS = '"«'
 
@@ -44,11 +57,13 @@ class Story:
 
 @dataclass(frozen=True)
 class Draft:
-    """A story before it is put into words: its facts, and a number in [0, 1) that picks each wording."""
+    """A story before it is put into words: its facts, the slots it tells, and for each slot a number in [0, 1) that
+    picks the wording, the same in every language."""
 
     situation: Situation
     facts: Facts
-    wording: Mapping[str, tuple[float, ...]]
+    told: tuple[int, ...]
+    wording: tuple[float, ...]
 
 
 class Grammar:
@@ -60,29 +75,49 @@ class Grammar:
         if not files:
             raise TresseError(f"no situations in {folder / 'situations'}: add one .yaml file for each")
         self.situations = [read_situation(file, self.lexicon) for file in files]
+        for situation in self.situations:
+            if not has_all_splits(situation):
+                raise TresseError(f"{situation.name}.yaml: combination: too few values to fill every split: name more")
 
     def draw(self, rng: random.Random, split: str) -> Draft:
-        """Draw a situation, its facts (uniformly among the combinations of the split) and its wordings."""
-        situation = rng.choice(self.situations)
+        """Draw a situation, its facts, what is told and its wordings."""
+        return self.retell(rng, self.draw_facts(rng, split))
+
+    def draw_facts(self, rng: random.Random, split: str, situation: Situation | None = None) -> Draft:
+        """Draw facts, uniformly among the combinations of the split, of `situation` or of one drawn here.
+
+        The draft tells the core alone, in its first wordings. Raises TresseError for a split without situations.
+        """
+        if situation is None:
+            situation = rng.choice(self.situations_of(split))
         while True:
             facts: dict[str, Entry] = {}
             for name, role in situation.roles.items():
                 taken = {facts[other].id for other in role.other_than}
                 facts[name] = rng.choice([entry for entry in role.values if entry.id not in taken])
             if split_of(situation, facts) == split:
-                return Draft(situation, facts, self.draw_wording(rng, situation))
+                return Draft(situation, facts, situation.core, (0.0,) * len(situation.slots))
 
-    def draw_wording(self, rng: random.Random, situation: Situation) -> dict[str, tuple[float, ...]]:
-        """Draw wordings for every sentence, for each language by itself."""
-        return {language: tuple(rng.random() for _ in situation.slots) for language in LANGUAGES}
+    def situations_of(self, split: str) -> list[Situation]:
+        """The situations of a split: those held out, or all others. Raises TresseError where there are none."""
+        chosen = [situation for situation in self.situations if situation.unseen == (split == UNSEEN)]
+        if not chosen:
+            raise TresseError(f"no situation for the split {split!r}: add one")
+        return chosen
+
+    def retell(self, rng: random.Random, draft: Draft, extras: bool = True) -> Draft:
+        """The same facts with other wordings; every optional sentence is told or not by the toss of a coin."""
+        slots = draft.situation.slots
+        told = tuple(i for i, slot in enumerate(slots) if not slot.optional or (extras and rng.random() < 0.5))
+        return replace(draft, told=told, wording=tuple(rng.random() for _ in slots))
 
     def template(self, draft: Draft, language: str, i: int) -> Template:
-        """The wording chosen for sentence `i`."""
-        templates = draft.situation.slots[i].of(draft.facts)[language]
-        return templates[int(draft.wording[language][i] * len(templates))]
+        """The wording chosen for slot `i`."""
+        wordings = draft.situation.slots[i].of(draft.facts)
+        return wordings[int(draft.wording[i] * len(wordings))][language]
 
     def sentence(self, draft: Draft, language: str, i: int) -> str:
-        """Sentence `i` in words."""
+        """Slot `i` in words."""
         render, adjectives = RENDER[language], self.lexicon.adjectives[language]
         text = ""
         for part in self.template(draft, language, i).parts:
@@ -92,25 +127,19 @@ class Grammar:
 
     def story(self, draft: Draft, id: str) -> Story:
         """Put a draft into words."""
-        count = range(len(draft.situation.slots))
-        sentences = {language: [self.sentence(draft, language, i) for i in count] for language in LANGUAGES}
+        sentences = {language: [self.sentence(draft, language, i) for i in draft.told] for language in LANGUAGES}
         return Story(id, sentences, fact_ids(draft))
 
     def count_stories(self) -> int:
         """How many distinct stories there are: facts times wordings, over the situations.
 
-        Counts combinations of facts exactly as `draw` makes them (a `not` takes one value away) and, where a sentence
-        depends on a fact, its least number of wordings: a lower bound.
+        Counts combinations of facts as `draw_facts` makes them (a `not` takes one value away); an optional sentence
+        has one wording more, silence; where a sentence depends on a fact, its least number of wordings: a lower bound.
         """
         total = 0
         for situation in self.situations:
-            facts = prod(len(role.values) - len(role.other_than) for role in situation.roles.values())
-            wordings = prod(
-                min(
-                    prod(len(templates) for templates in by_language.values()) for by_language in slot.wordings.values()
-                )
-                for slot in situation.slots
-            )
+            facts = prod(role.left for role in situation.roles.values())
+            wordings = prod(min(map(len, slot.wordings.values())) + slot.optional for slot in situation.slots)
             total += facts * wordings
         return total
 
@@ -135,8 +164,21 @@ def _bucket(key: str) -> int:
 
 def split_of(situation: Situation, facts: Facts) -> str:
     """The one split that a combination of facts belongs to."""
+    if situation.unseen:
+        return UNSEEN
     bucket = _bucket(combination(situation, facts))
-    return next(split for split, buckets in SPLITS.items() if bucket in buckets)
+    return next(split for split, buckets in _BUCKETS.items() if bucket in buckets)
+
+
+def has_all_splits(situation: Situation) -> bool:
+    """Whether the combinations of a situation that is not held out fill train, validation and test."""
+    missing = set() if situation.unseen else set(_BUCKETS)
+    values = (situation.roles[role].values for role in situation.combination)
+    for entries in product(*values):
+        if not missing:
+            break
+        missing.discard(split_of(situation, dict(zip(situation.combination, entries, strict=True))))
+    return not missing
 
 
 def fact_ids(draft: Draft) -> dict[str, str]:
@@ -166,12 +208,21 @@ def rng_for(*key: object) -> random.Random:
     return random.Random("/".join(map(str, key)))
 
 
-def generate_stories(seed: int, count: int, split: str = "train", grammar: Grammar | None = None) -> Iterator[Story]:
-    """Yield `count` stories; story k depends on (seed, split, k) alone. Raises TresseError for an unknown split."""
+def generate_stories(
+    seed: int, count: int, split: str = "train", grammar: Grammar | None = None, retellings: int = 1
+) -> Iterator[Story]:
+    """Yield `count` stories; story k depends on (seed, split, k, retellings) alone.
+
+    Every `retellings` stories in a row have the same facts and different wordings, so that a corpus in which they share
+    a voice has fewer distinct sentences to speak. Raises TresseError for an unknown split.
+    """
     check_split(split)
+    if retellings < 1:
+        raise TresseError(f"retellings must be 1 at least, not {retellings}")
     grammar = grammar or default_grammar()
     for k in range(count):
-        yield grammar.story(grammar.draw(rng_for("story", split, seed, k), split), f"{split}-{seed}-{k}")
+        draft = grammar.draw_facts(rng_for("story", split, seed, k // retellings), split)
+        yield grammar.story(grammar.retell(rng_for("wording", split, seed, k), draft), f"{split}-{seed}-{k}")
 
 
 def write_stories(path: Path, stories: Iterable[Story]) -> None:
