@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from slm.errors import TresseError
 from train.alignment import dtw_batch
+from train.espeak import EspeakSpeaker
 from train.speech import LOUDNESS, SAMPLE_RATE, Voices, speak, speak_with_phonemes
 
 SENTENCES = {"en": "Anna lost her red ball near the river.", "fr": "Anna a perdu son ballon rouge près de la rivière."}
@@ -45,6 +47,74 @@ def test_levels_and_phoneme_times(voices: Voices) -> None:
         assert times == sorted(times)
         assert min(times) > -0.05
         assert max(times) < len(waveform) / SAMPLE_RATE
+
+
+def test_voices_vary_in_rate_and_pitch(voices: Voices) -> None:
+    speakers = list(voices.training.values())
+    assert len({(speaker.rate, speaker.pitch) for speaker in speakers if isinstance(speaker, EspeakSpeaker)}) > 12
+    lengths = [len(speak(SENTENCES["en"], "en", speaker)) for speaker in speakers]
+    assert max(lengths) > 1.2 * min(lengths)
+
+
+def test_what_was_spoken_depends_on_everything_the_fingerprint_tells(voices: Voices) -> None:
+    espeak, zoe = voices.synthesiser(voices.speaker("zoe")), voices.speaker("zoe")
+    others = [dataclasses.replace(zoe, **change) for change in ({"rate": 170}, {"pitch": 30}, {"variant": "f5"})]
+    assert len({espeak.fingerprint(speaker) for speaker in [zoe, *others]}) == 4
+    assert len({speak(SENTENCES["en"], "en", speaker).tobytes() for speaker in [zoe, *others]}) == 4
+    assert voices.fingerprint(["zoe", "alban"]) == Voices.load().fingerprint(["zoe", "alban"])
+
+
+BASILE = "basile: {variant: m1, rate: 160, pitch: 50}"
+
+
+def test_a_users_voices_need_little(tmp_path: Path) -> None:
+    path = tmp_path / "voices.yaml"
+    path.write_text(f"languages: {{de: de}}\ntraining:\n  {BASILE}\n")
+    voices = Voices.load(path)
+    assert (voices.reference, voices.vocoder, voices.held_out) == ("basile", ["basile"], {})
+    voices.check(["basile"], ["de"])
+    assert len(speak("Der Hund lief zum Fluss.", "de", voices.speaker("basile"), voices)) > SAMPLE_RATE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: [", "cannot read the voices"),
+        ("- a list", "must hold keys and values"),
+        ("languages: {en: en-us}", "training: give at least one voice"),
+        (f"trainings:\n  {BASILE}", "unknown key trainings: did you mean training"),
+        ("training: {anna: {variant: f1, rate: fast, pitch: 50}}", r"training\.anna\.rate: "),
+        ("training: {anna: {variant: f1, rate: 160, pitch: 150}}", r"training\.anna\.pitch: .*99"),
+        ("training: {anna: {variant: f1, rate: 160}}", r"training\.anna\.pitch: .*required"),
+        ("training: {anna: {variant: f1, rate: 160, pitch: 5, tone: 1}}", r"training\.anna\.tone: "),
+        ("training: {anna: {vits: {}}}", r"training\.anna\.vits: "),
+        ("training: {anna: {vits: {en: {speaker_id: 1}}}}", r"training\.anna\.vits\.en\.model: .*required"),
+        ("training: {anna: loud}", r"training\.anna: give "),
+        (f"training:\n  {BASILE}\nheld_out:\n  {BASILE}", "basile is both"),
+        (f"reference: zoe\ntraining:\n  {BASILE}", "zoe must be one of the training voices"),
+        (f"languages: [en]\ntraining:\n  {BASILE}", "languages: give"),
+    ],
+)
+def test_a_wrong_voices_file_is_mended_from_one_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "voices.yaml"
+    path.write_text(text)
+    with pytest.raises(TresseError, match=message) as caught:
+        Voices.load(path)
+    assert "\n" not in str(caught.value)
+    assert "voices.yaml" in str(caught.value)
+
+
+def test_a_voice_that_would_not_be_heard_as_written_is_found_before_the_work(voices: Voices) -> None:
+    zoe = voices.speaker("zoe")
+    cases = [
+        (dataclasses.replace(zoe, variant="f99"), voices, "no variant f99"),
+        (zoe, _with_language(voices, "fr-fr"), "no voice fr-fr.f4: name a language by its short code"),
+        (zoe, dataclasses.replace(voices, languages={}), "no espeak-ng voice speaks 'en'"),
+    ]
+    for speaker, group, message in cases:
+        with pytest.raises(TresseError, match=message):
+            dataclasses.replace(group, training={"zoe": speaker}, held_out={}).check(["zoe"], ["en"])
+    voices.check(["zoe", "basile"], ["en", "fr"])
 
 
 def test_what_cannot_be_spoken_is_refused_in_one_line(voices: Voices) -> None:

@@ -1,68 +1,86 @@
-"""Speech for training and evaluation: sentences spoken by espeak-ng, in process.
+"""Speech for training and evaluation: who speaks (voices.yaml), and sentences spoken by a synthesiser.
 
-The library and its data come as a wheel (espeakng-loader): pip alone. It is one global state per process, so speak
-from several processes, not threads. About 600 times real time on one core.
+There are two back ends: espeak-ng (`train.espeak`), which comes with pip and speaks at hundreds of times real time, and
+any transformers VITS checkpoint (`train.vits`). A voices file may mix both. Whatever speaks, a sentence ends up at 16 kHz,
+with 60 ms of silence at both ends and at one loudness, and depends on the request alone.
 """
 
 from __future__ import annotations
 
-import ctypes
+import difflib
 import functools
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
 
-from slm.audio import resample
 from slm.errors import TresseError
+from train.espeak import Espeak, EspeakSpeaker, Phoneme
+from train.vits import Vits, VitsSpeaker, voices_of
+
+__all__ = ["LOUDNESS", "MARGIN", "SAMPLE_RATE", "Phoneme", "Speaker", "Synthesiser", "Unspeakable", "Voices", "speak"]
 
 SAMPLE_RATE = 16000
 MARGIN = 0.06
 """s of silence left before and after a sentence."""
 LOUDNESS = 0.07
 """Root mean square that every sentence is scaled to (before peaks are held under 0.95)."""
+SILENCE = 2e-3
+"""Samples below are silence, where a sentence is trimmed."""
+
+Speaker = EspeakSpeaker | VitsSpeaker
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A voice that speaks every language. variant: espeak-ng's; rate: words a minute; pitch: 0-99."""
+class Unspeakable(TresseError):
+    """A text that gives no speech. One row of a corpus, not the whole of it, is at fault."""
+
+
+class Synthesiser(Protocol):
+    """Text -> speech: what a back end offers. `speaker` is one of its own kind."""
 
     name: str
-    variant: str
-    rate: int
-    pitch: int
+
+    def speak(self, text: str, language: str, speaker: Any) -> np.ndarray:
+        """float32 [samples] at 16 kHz, the same for the same request; margins and level are the caller's to mend.
+
+        Raises TresseError where the speaker does not speak the language.
+        """
+        ...
+
+    def check(self, language: str, speaker: Any) -> None:
+        """Raise TresseError, naming the mend, where `speak` would; cheap, to be asked before long work."""
+        ...
+
+    def fingerprint(self, speaker: Any) -> str:
+        """Everything that the speech depends on beside text and language (versions, weights, settings)."""
+        ...
 
 
 @dataclass(frozen=True)
 class Voices:
-    """Who speaks the corpus (voices.yaml)."""
+    """Who speaks the corpus (voices.yaml). languages: espeak-ng's voice of each language."""
 
     languages: dict[str, str]
     reference: str
     vocoder: list[str]
     training: dict[str, Speaker]
-    held_out: dict[str, Speaker]
+    held_out: dict[str, Speaker] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Voices:
-        """Read voices.yaml (the project's own by default). Raises TresseError where it is wrong."""
-        path = path or Path(__file__).with_name("voices.yaml")
+        """Read a voices file (the project's own by default). Raises TresseError, in one line, where it is wrong."""
+        path = Path(path) if path else Path(__file__).with_name("voices.yaml")
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
-            groups = {
-                group: {name: Speaker(name=name, **entry) for name, entry in data[group].items()}
-                for group in ("training", "held_out")
-            }
-            voices = cls(data["languages"], data["reference"], data["vocoder"], **groups)
-        except (OSError, KeyError, TypeError, yaml.YAMLError) as error:
-            raise TresseError(
-                f"cannot use the voices in {path} ({error}): see train/voices.yaml for the form"
-            ) from error
-        for name in [voices.reference, *voices.vocoder]:
-            if name not in voices.training:
-                raise TresseError(f"{path}: {name} must be one of the training voices")
-        return voices
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise TresseError(f"cannot read the voices in {path}: {' '.join(str(error).split())}") from error
+        try:
+            return _parse(data)
+        except ValueError as error:
+            raise TresseError(f"{path}: {error} (train/voices.yaml shows the form)") from error
 
     def speaker(self, name: str) -> Speaker:
         """The speaker of this name, from either group."""
@@ -72,18 +90,30 @@ class Voices:
             known = ", ".join([*self.training, *self.held_out])
             raise TresseError(f"unknown voice {name}: choose one of {known}") from None
 
+    def synthesiser(self, speaker: Speaker) -> Synthesiser:
+        """The back end that this speaker belongs to."""
+        return Vits(SAMPLE_RATE) if isinstance(speaker, VitsSpeaker) else Espeak(self.languages, SAMPLE_RATE)
 
-@dataclass(frozen=True)
-class Phoneme:
-    """An espeak-ng phoneme and the time it begins, in s from the start of the returned waveform."""
+    def check(self, names: Iterable[str], languages: Iterable[str]) -> None:
+        """Raise TresseError, naming the mend, where one of these voices cannot speak one of the languages."""
+        languages = list(languages)
+        for name in names:
+            speaker = self.speaker(name)
+            for language in languages:
+                self.synthesiser(speaker).check(language, speaker)
 
-    name: str
-    start: float
+    def fingerprint(self, names: Iterable[str]) -> list[str]:
+        """What the speech of these voices depends on, for provenance and for telling two corpora apart."""
+        return [self.synthesiser(self.speaker(name)).fingerprint(self.speaker(name)) for name in names]
 
 
 def speak(text: str, language: str, speaker: Speaker, voices: Voices | None = None) -> np.ndarray:
-    """Speak one sentence: float32 [samples] at 16 kHz, silence trimmed to 60 ms at both ends, loudness equalised."""
-    return speak_with_phonemes(text, language, speaker, voices)[0]
+    """Speak one sentence: float32 [samples] at 16 kHz, silence trimmed to 60 ms at both ends, loudness equalised.
+
+    Raises TresseError for a language the speaker does not speak, and Unspeakable for text that says nothing.
+    """
+    waveform = (voices or _default_voices()).synthesiser(speaker).speak(text, language, speaker)
+    return _finish(waveform, text)[0]
 
 
 def speak_with_phonemes(
@@ -91,25 +121,28 @@ def speak_with_phonemes(
 ) -> tuple[np.ndarray, list[Phoneme]]:
     """Like `speak`, with the phonemes and their times (for evaluation only: no training may use them).
 
-    Raises TresseError for a language without a voice and for text that says nothing.
+    Raises TresseError also for a speaker of another back end than espeak-ng.
     """
-    languages = (voices or _default_voices()).languages
-    if language not in languages:
-        raise TresseError(f"no voice speaks {language!r}: add it to train/voices.yaml (known: {', '.join(languages)})")
-    voice = languages[language] + (f"+{speaker.variant}" if speaker.variant else "")
-    with _Espeak() as espeak:
-        samples, rate, events = espeak.synthesise(text, voice, speaker.rate, speaker.pitch)
-    waveform = resample(samples.astype(np.float32) / 32768.0, rate, SAMPLE_RATE)
-    loud = np.flatnonzero(np.abs(waveform) > 2e-3)
+    if not isinstance(speaker, EspeakSpeaker):
+        raise TresseError(f"voice {speaker.name} has no phoneme times: choose an espeak-ng voice")
+    espeak = Espeak((voices or _default_voices()).languages, SAMPLE_RATE)
+    waveform, phonemes = espeak.speak_with_phonemes(text, language, speaker)
+    waveform, start = _finish(waveform, text)
+    return waveform, [Phoneme(phoneme.name, phoneme.start - start) for phoneme in phonemes]
+
+
+def _finish(waveform: np.ndarray, text: str) -> tuple[np.ndarray, float]:
+    """Trim and level speech; also the s that were cut off at its beginning (negative where silence was added)."""
+    loud = np.flatnonzero(np.abs(waveform) > SILENCE)
     if len(loud) < SAMPLE_RATE // 50:
-        raise TresseError(f"nothing to speak in {text!r}: give a sentence with words")
+        raise Unspeakable(f"nothing to speak in {text!r}: give a sentence with words")
     margin = int(MARGIN * SAMPLE_RATE)
     start, stop = loud[0] - margin, loud[-1] + 1 + margin
     padded = np.pad(waveform, (max(0, -start), max(0, stop - len(waveform))))
     waveform = padded[max(0, start) : max(0, start) + stop - start]
     waveform = waveform * (LOUDNESS / float(np.sqrt(np.mean(np.square(waveform[margin:-margin])))))
-    waveform = (waveform * min(1.0, 0.95 / float(np.abs(waveform).max()))).astype(np.float32)
-    return waveform, [Phoneme(name, seconds - start / SAMPLE_RATE) for name, seconds in events]
+    waveform = waveform * min(1.0, 0.95 / float(np.abs(waveform).max()))
+    return waveform.astype(np.float32), start / SAMPLE_RATE
 
 
 @functools.cache
@@ -117,76 +150,52 @@ def _default_voices() -> Voices:
     return Voices.load()
 
 
-class _Event(ctypes.Structure):
-    """espeak_EVENT of speak_lib.h."""
-
-    class _Id(ctypes.Union):
-        _fields_ = [("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8)]
-
-    _fields_ = [
-        ("type", ctypes.c_int),
-        ("unique_identifier", ctypes.c_uint),
-        ("text_position", ctypes.c_int),
-        ("length", ctypes.c_int),
-        ("audio_position", ctypes.c_int),
-        ("sample", ctypes.c_int),
-        ("user_data", ctypes.c_void_p),
-        ("id", _Id),
-    ]
+_KEYS = ("languages", "reference", "vocoder", "training", "held_out")
 
 
-class _Espeak:
-    """libespeak-ng through ctypes, in retrieval mode (no sound device), for one sentence.
+def _parse(data: Any) -> Voices:
+    """What a voices file says. Raises ValueError, in one line, naming the entry."""
+    if not isinstance(data, Mapping):
+        raise ValueError("the file must hold keys and values")
+    for key in data:
+        if key not in _KEYS:
+            near = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0) or _KEYS
+            raise ValueError(f"unknown key {key}: did you mean {near[0]}?")
+    languages = data.get("languages") or {}
+    if not isinstance(languages, Mapping) or not all(isinstance(voice, str) for voice in languages.values()):
+        raise ValueError("languages: give `language: espeak-ng voice` pairs")
+    groups: dict[str, dict[str, Speaker]] = {}
+    for group in ("training", "held_out"):
+        entries = data.get(group) or {}
+        if not isinstance(entries, Mapping):
+            raise ValueError(f"{group}: give `name: {{variant, rate, pitch}}` or `name: {{vits: ...}}` entries")
+        groups[group] = {str(name): _speaker(f"{group}.{name}", str(name), entry) for name, entry in entries.items()}
+    if not groups["training"]:
+        raise ValueError("training: give at least one voice")
+    twice = set(groups["training"]) & set(groups["held_out"])
+    if twice:
+        raise ValueError(f"{min(twice)} is both a training and a held-out voice: give it another name")
+    reference = data.get("reference", next(iter(groups["training"])))
+    vocoder = data.get("vocoder") or [reference]
+    if not isinstance(vocoder, list):
+        raise ValueError("vocoder: give a list of voices")
+    for name in [reference, *vocoder]:
+        if name not in groups["training"]:
+            raise ValueError(f"{name} must be one of the training voices")
+    return Voices(dict(languages), reference, vocoder, **groups)
 
-    The library keeps phases and noise in static variables from one sentence to the next: a sentence would depend on what
-    was spoken before it. Each therefore gets a freshly loaded library (2 ms) and the same random seed.
-    """
 
-    SYNCHRONOUS, PHONEME_EVENTS, DONT_EXIT, UTF8 = 2, 0x0001, 0x8000, 1
-    RATE, PITCH = 1, 3
-    EVENT_PHONEME = 7
+def _speaker(where: str, name: str, entry: Any) -> Speaker:
+    from pydantic import TypeAdapter, ValidationError
 
-    def __enter__(self) -> _Espeak:
-        import espeakng_loader
-
-        self.library = ctypes.CDLL(espeakng_loader.get_library_path())
-        data = str(Path(espeakng_loader.get_data_path()).parent).encode()
-        self.rate = self.library.espeak_Initialize(self.SYNCHRONOUS, 0, data, self.PHONEME_EVENTS | self.DONT_EXIT)
-        if self.rate <= 0:
-            raise TresseError("espeak-ng did not start: reinstall the package espeakng-loader")
-        self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise: else seeded with the time of day
-        self.samples: list[np.ndarray] = []
-        self.events: list[tuple[str, float]] = []
-        kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-        self._callback = kind(self._receive)  # kept: ctypes does not hold it
-        self.library.espeak_SetSynthCallback(self._callback)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        import _ctypes
-
-        self.library.espeak_Terminate()
-        _ctypes.dlclose(self.library._handle)
-
-    def _receive(self, samples, count: int, events) -> int:  # type: ignore[no-untyped-def]
-        if samples and count > 0:
-            self.samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
-        index = 0
-        while events[index].type != 0:
-            if events[index].type == self.EVENT_PHONEME:
-                name = bytes(events[index].id.string).decode("utf-8", "replace")
-                self.events.append((name, events[index].audio_position / 1000))
-            index += 1
-        return 0
-
-    def synthesise(
-        self, text: str, voice: str, rate: int, pitch: int
-    ) -> tuple[np.ndarray, int, list[tuple[str, float]]]:
-        """int16 [samples], their rate in Hz, phonemes with start times in s."""
-        if self.library.espeak_SetVoiceByName(voice.encode()) != 0:
-            raise TresseError(f"espeak-ng has no voice {voice}: mend train/voices.yaml")
-        self.library.espeak_SetParameter(self.RATE, rate, 0)
-        self.library.espeak_SetParameter(self.PITCH, pitch, 0)
-        data = text.encode("utf-8") + b"\0"
-        self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, self.UTF8, None, None)
-        return (np.concatenate(self.samples) if self.samples else np.zeros(0, np.int16)), self.rate, self.events
+    if not isinstance(entry, Mapping) or "name" in entry:
+        raise ValueError(f"{where}: give {{variant, rate, pitch}} or {{vits: ...}}")
+    kind: type[Speaker] = EspeakSpeaker
+    if "vits" in entry:
+        kind, entry = VitsSpeaker, {**entry, "vits": voices_of(entry["vits"])}
+    try:
+        return TypeAdapter(kind).validate_python({"name": name, **entry})
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([where, *map(str, first["loc"])])
+        raise ValueError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
