@@ -103,15 +103,24 @@ def test_a_saved_encoder_gives_the_same_units(tmp_path: Path, encoder: UnitEncod
         load_encoder(tmp_path)
 
 
+def test_features_are_what_the_units_are_decided_on(encoder: UnitEncoder, speech: np.ndarray) -> None:
+    assert isinstance(encoder, ConvUnitEncoder)
+    for length in (1, FRAME, FRAME + 1, 30001):
+        features = torch.from_numpy(encoder.features(speech[:length])).double()
+        decided = encoder.network.outward(features).argmax(-1).numpy()
+        assert np.array_equal(decided, encoder.encode(speech[:length], encoder.sample_rate).frames())
+
+
 def test_voices_are_heard_alike(bundle: Bundle) -> None:
     """The shipped encoder hears a sentence of two voices it never met as nearly the same units."""
-    from train.units import unit_edit_rate
+    from train.evaluate.edit_distance import edit_rates
 
     for language in ("en", "fr"):
         heard = [bundle.units.encode(spoken_beginning(language, name), 16000).ids for name in ("zoe", "boris")]
         other = bundle.units.encode(spoken_beginning("fr" if language == "en" else "en", "zoe"), 16000).ids
-        assert unit_edit_rate(*heard) < 0.35
-        assert unit_edit_rate(heard[0], other) > 0.55
+        near, far = edit_rates([(heard[0], heard[1]), (heard[0], other)])
+        assert near < 0.35
+        assert far > 0.55
 
 
 @settings(max_examples=100, deadline=None)

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 from slm.errors import TresseError
-from slm.units.sequence import UnitEncoder, Units, UnitStream
+from slm.units.sequence import UnitEncoder, Units, UnitStream, collapses
 from slm.units.vocabulary import UnitVocabulary
 
-__all__ = ["UnitEncoder", "UnitStream", "UnitVocabulary", "Units", "load_encoder"]
+__all__ = ["UnitEncoder", "UnitStream", "UnitVocabulary", "Units", "collapses", "load_encoder"]
 
 
 def load_encoder(folder: Path) -> UnitEncoder:
@@ -22,4 +22,14 @@ def load_encoder(folder: Path) -> UnitEncoder:
         from slm.units.conv import ConvUnitEncoder
 
         return ConvUnitEncoder.load(folder)
-    raise TresseError(f"{folder / 'config.json'} asks for a unit encoder of type {kind!r}: known types are conv")
+    if kind == "mimi":
+        from slm.units.mimi import MimiUnitEncoder
+
+        return MimiUnitEncoder.load(folder)
+    if kind == "hubert":
+        from slm.units.hubert import HubertUnitEncoder
+
+        return HubertUnitEncoder.load(folder)
+    raise TresseError(
+        f"{folder / 'config.json'} asks for a unit encoder of type {kind!r}: known types are conv, mimi, hubert"
+    )

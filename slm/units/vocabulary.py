@@ -3,11 +3,13 @@
 Units are written as one character each (from U+4E00 on) and merged by byte-pair encoding, which makes token sequences
 about four times shorter than unit sequences. One `tokenizer.json` holds units, merges, `<bos>`, `<eos>` and one tag per
 language, so that `AutoTokenizer.from_pretrained(bundle/slm)` is all another program needs. Price: one embedding table
-of `vocab_size` rows. BPE can be turned off (`vocab_size=None`): then a token is a unit.
+of `vocab_size` rows. BPE can be turned off (`vocab_size=None`): then a token is a unit. So can the run-length collapse, in
+the unit encoder (`collapse` in its config.json): then a unit is a frame. Both off give the paper's raw units.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,8 +34,17 @@ def to_text(ids: np.ndarray | Sequence[int]) -> str:
     return (np.asarray(ids, dtype=np.int64) + FIRST_CHARACTER).astype("<u2").tobytes().decode("utf-16-le")
 
 
+def _check_languages(languages: Sequence[str]) -> None:
+    """Raises TresseError for names that cannot be tags."""
+    for language in languages:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", language) or tag(language) in (BOS, EOS):
+            raise TresseError(f"{language!r} cannot be a language's name: use a code such as en, pt-BR or fra")
+    if len(set(languages)) < len(languages):
+        raise TresseError(f"languages must be named once each, not {', '.join(languages)}")
+
+
 class UnitVocabulary:
-    """Encodes collapsed unit ids as tokens and back, losslessly.
+    """Encodes unit ids as tokens and back, losslessly.
 
     `tag_ids` maps a language to the token that opens its sentences; `bos_id` opens and `eos_id` ends a story.
     """
@@ -69,16 +80,24 @@ class UnitVocabulary:
         vocab_size: int | None,
         max_units_per_token: int = 16,
     ) -> UnitVocabulary:
-        """Learn BPE merges from collapsed unit sequences. `vocab_size` None: every unit is a token."""
+        """Learn BPE merges from unit sequences. `vocab_size`: units and merges; None: no merges, every unit is a token.
+
+        Raises TresseError for a codebook, a vocabulary or languages that cannot be.
+        """
         if not 0 < codebook_size <= MAX_CODEBOOK:
             raise TresseError(f"codebook_size must lie between 1 and {MAX_CODEBOOK}, not {codebook_size}")
+        if vocab_size is not None and vocab_size < codebook_size:
+            raise TresseError(
+                f"a vocabulary of {vocab_size} cannot hold {codebook_size} units: make it larger, or turn BPE off (null)"
+            )
+        _check_languages(languages)
         alphabet = [chr(FIRST_CHARACTER + unit) for unit in range(codebook_size)]
         if vocab_size is None:
             tokenizer = Tokenizer(models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)}, merges=[]))
         else:
             tokenizer = Tokenizer(models.BPE())
             trainer = trainers.BpeTrainer(
-                vocab_size=max(vocab_size, codebook_size),
+                vocab_size=vocab_size,
                 initial_alphabet=alphabet,
                 max_token_length=max_units_per_token,
                 show_progress=False,
@@ -89,14 +108,18 @@ class UnitVocabulary:
         return cls(tokenizer, languages, codebook_size)
 
     def add_languages(self, languages: Sequence[str]) -> UnitVocabulary:
-        """A vocabulary with further language tags at the end; all earlier token ids stay."""
+        """A vocabulary with further language tags at the end; all earlier token ids stay. Those it has are left out.
+
+        The model's embedding must then be resized: `model.resize_token_embeddings(len(vocabulary))`.
+        """
         tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
-        new = [language for language in languages if language not in self.tag_ids]
+        new = [language for language in dict.fromkeys(languages) if language not in self.tag_ids]
+        _check_languages(new)
         tokenizer.add_special_tokens([AddedToken(tag(language), special=True) for language in new])
         return UnitVocabulary(tokenizer, [*self.languages, *new], self.codebook_size)
 
     def encode(self, ids: np.ndarray | Sequence[int]) -> list[int]:
-        """Collapsed unit ids [N] -> token ids [M], M <= N."""
+        """Unit ids [N] -> token ids [M], M <= N. Raises ValueError for ids that are no units."""
         self._check(ids)
         return list(self.tokenizer.encode(to_text(ids), add_special_tokens=False).ids)
 
@@ -108,11 +131,13 @@ class UnitVocabulary:
         return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     def decode(self, tokens: Iterable[int]) -> np.ndarray:
-        """Token ids -> unit ids int64 [N]; tags, `<bos>` and `<eos>` stand for no unit."""
-        return np.asarray([unit for token in tokens for unit in self._units_of[token]], dtype=np.int64)
+        """Token ids -> unit ids int64 [N]; tags, `<bos>` and `<eos>` stand for no unit. IndexError for no token's id."""
+        return np.asarray([unit for token in tokens for unit in self.token_units(token)], dtype=np.int64)
 
     def token_units(self, token: int) -> tuple[int, ...]:
-        """The units one token stands for (none for tags, `<bos>`, `<eos>`)."""
+        """The units one token stands for (none for tags, `<bos>`, `<eos>`). IndexError for no token's id."""
+        if token < 0:
+            raise IndexError(f"there is no token {token}")
         return self._units_of[token]
 
     def sequence(self, sentences: Iterable[tuple[str, np.ndarray]], *, end: bool = False) -> list[int]:
