@@ -181,9 +181,9 @@ class ConvUnitEncoder:
         return EncoderStream(self)
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors (float32)."""
+        """Write config.json and model.safetensors: weights as float16 where that changes nothing, else as float32."""
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.float().contiguous().cpu() for name, tensor in self.network.state_dict().items()}
+        state = {name: _narrow(tensor.contiguous().cpu()) for name, tensor in self.network.state_dict().items()}
         save_file(state, str(folder / "model.safetensors"))
         (folder / "config.json").write_text(json.dumps({"type": "conv", **asdict(self.config)}, indent=2) + "\n")
 
@@ -200,6 +200,10 @@ class ConvUnitEncoder:
         except Exception as error:
             raise TresseError(f"cannot read the unit encoder in {folder}: restore the bundle's files") from error
         return cls(network)
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    return tensor.half() if torch.equal(tensor.half().to(tensor.dtype), tensor) else tensor.float()
 
 
 class EncoderStream:
