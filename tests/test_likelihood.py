@@ -130,3 +130,13 @@ def test_items_that_cannot_be_scored_are_refused() -> None:
     with pytest.raises(TresseError, match="129 tokens"):
         score_endings(model, [ScoredItem([BOS] * 100, [[1] * 29])])
     assert score_endings(model, []) == []
+
+
+def test_what_endings_begin_with_is_computed_once() -> None:
+    model, fed = build("llama"), []
+    model.register_forward_pre_hook(
+        lambda module, arguments, named: fed.append(named["input_ids"].numel()), with_kwargs=True
+    )
+    stem = list(range(20))
+    score_endings(model, [ScoredItem([BOS, 1, 2], [[*stem, last] for last in (30, 31, 32)])])
+    assert sum(fed) <= 2 * (3 + 20 + 3)  # behind the prompt, and behind <bos>; padding included

@@ -1,14 +1,18 @@
-"""The speech of evaluation items as units: each distinct sentence spoken and encoded once, and kept on disk.
+"""The speech of evaluation items as units: each distinct sentence spoken and encoded once in a voice, and kept on disk.
 
-An entry is a sentence (spoken by a chosen voice) or `{"audio": "path.wav"}`. The cache is one .npz of arrays, keyed by
-the content (text, language and the voice's settings, or the file's bytes) and by the encoder's files, so that neither
-another voice nor another encoder can be mistaken for this one.
+An entry is a sentence (spoken by a voice), `{"phonemes": "h@l'oU"}` (espeak-ng's mnemonics, spoken as they are) or
+`{"audio": "path.wav"}`. The cache is a folder of .npz files, keyed by the content (text, language and all that the voice's
+speech depends on, or the file's bytes) and by the encoder's files, so that neither another voice nor another encoder can be
+mistaken for this one. A file that is there is finished; several evaluations may write to one cache at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,146 +23,205 @@ from slm.errors import TresseError
 from slm.units.sequence import Units
 from train.checkpoint import atomic_path
 from train.progress import Progress
+from train.speech import SAMPLE_RATE, Voices, speak
+from train.workers import worker_pool
 
-BLOCK = 16
+BATCH = 16
+BLOCK = 8 * BATCH
 SAVE_EVERY = 2048
+POOL_FROM = 1024
+"""Sentences from which on worker processes pay for their start."""
+
+Request = tuple[Any, str, str]
+"""An entry, its language, and the voice that speaks it if it is no recording."""
+
+
+def default_cache() -> Path:
+    """Where evaluations of this user keep the units of what they have spoken."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "tresse" / "speech"
 
 
 class SpokenUnits:
-    """Entries -> Units. encoder: a UnitEncoder; encoder_files: the folder it was loaded from (its identity)."""
+    """Requests -> Units.
+
+    encoder: a UnitEncoder. encoder_files: the folder it was loaded from (its identity); without it nothing is kept on
+    disk. audio_root: what the paths of recordings are relative to. workers: processes; all but one speak.
+    """
 
     def __init__(
         self,
         encoder: Any,
-        voices: dict[str, str],
+        voices: Voices | None = None,
         *,
         cache: Path | None = None,
         encoder_files: Path | None = None,
         audio_root: Path = Path("."),
+        workers: int = 1,
     ) -> None:
-        from train.speech import Voices
-
-        self.encoder, self.audio_root = encoder, audio_root
-        known = Voices.load()
-        self.speakers = {language: known.speaker(name) for language, name in voices.items()}
-        self.identity = _files_hash(encoder_files) if encoder_files is not None else None
-        self.cache = cache if self.identity is not None else None
+        self.encoder, self.audio_root, self.workers = encoder, audio_root, workers
+        self.voices = voices or Voices.load()
+        self.identity = files_hash(encoder_files) if encoder_files is not None else None
+        self.cache = cache / self.identity if cache is not None and self.identity is not None else None
         self.problems: dict[str, str] = {}
         self._units: dict[str, Units] = {}
+        self._unsaved: list[str] = []
+        self._fingerprints: dict[str, str] = {}
         if self.cache is not None:
             self._units = _read_cache(self.cache, float(encoder.frame_rate))
 
-    def key(self, entry: Any, language: str) -> str:
+    def key(self, entry: Any, language: str, voice: str) -> str:
         """What an entry's units depend on, as a hash. Raises TresseError for an entry that cannot be spoken."""
-        if isinstance(entry, dict):
+        if is_recording(entry):
             path = self._path(entry)
             try:
                 content = path.read_bytes()
             except OSError:
                 raise TresseError(f"no audio file {path}: put it there, or take the item out") from None
             parts: tuple[object, ...] = ("audio", hashlib.sha256(content).hexdigest())
+        elif isinstance(entry, dict) and isinstance(entry.get("phonemes"), str) and entry["phonemes"].strip():
+            parts = ("phonemes", entry["phonemes"], language, self._fingerprint(voice))
         elif isinstance(entry, str) and entry.strip():
-            if language not in self.speakers:
-                raise TresseError(f"no voice was chosen for {language}")
-            parts = ("text", entry, language, self.speakers[language])
+            parts = ("text", entry, language, self._fingerprint(voice))
+        elif isinstance(entry, dict):
+            raise TresseError('an entry that is not a sentence must be {"audio": "path.wav"}')
         else:
             raise TresseError("the sentence is empty: write one, or give an audio file")
         return hashlib.sha256(repr((*parts, self.identity)).encode()).hexdigest()[:32]
 
-    def add(self, entries: Iterable[tuple[Any, str]]) -> dict[int, str]:
-        """Speak and encode all (entry, language) that are new. Returns what went wrong: {number of the entry: why}."""
+    def add(self, requests: Iterable[Request]) -> dict[int, str]:
+        """Speak and encode all that are new. Returns what went wrong: {number of the request: why}."""
         failed: dict[int, str] = {}
         keys: dict[int, str] = {}
-        fresh: dict[str, tuple[Any, str]] = {}
-        for number, (entry, language) in enumerate(entries):
+        fresh: dict[str, Request] = {}
+        for number, request in enumerate(requests):
             try:
-                key = self.key(entry, language)
+                key = self.key(*request)
             except TresseError as error:
                 failed[number] = str(error)
                 continue
             keys[number] = key
             if key not in self._units and key not in self.problems:
-                fresh.setdefault(key, (entry, language))
+                fresh.setdefault(key, request)
         progress = Progress("speech", len(fresh), unit="sentences")
-        block: list[tuple[str, np.ndarray]] = []
-        saved = 0
-        for done, (key, (entry, language)) in enumerate(fresh.items(), start=1):
-            try:
-                block.append((key, self._waveform(entry, language)))
-            except TresseError as error:
-                self.problems[key] = str(error)
-            if len(block) >= BLOCK * 8 or done == len(fresh):
-                self._encode(block)
-                block = []
-                progress.update(done)
-            if done - saved >= SAVE_EVERY:
+        names, wanted = list(fresh), list(fresh.values())
+        blocks = [range(first, min(first + BLOCK, len(wanted))) for first in range(0, len(wanted), BLOCK)]
+        spoken = self._spoken([[wanted[place] for place in block] for block in blocks])
+        for block, waveforms in zip(blocks, spoken, strict=True):
+            said: list[tuple[str, np.ndarray]] = []
+            for place, waveform in zip(block, waveforms, strict=True):
+                if isinstance(waveform, str):
+                    self.problems[names[place]] = waveform
+                else:
+                    said.append((names[place], waveform))
+            self._encode(said)
+            progress.update(block.stop)
+            if len(self._unsaved) >= SAVE_EVERY:
                 self._save()
-                saved = done
-        if fresh:
-            self._save()
+        self._save()
         failed.update({number: self.problems[key] for number, key in keys.items() if key in self.problems})
         return failed
 
-    def units(self, entry: Any, language: str) -> Units:
+    def units(self, entry: Any, language: str, voice: str) -> Units:
         """The units of an entry that `add` has encoded."""
-        return self._units[self.key(entry, language)]
+        return self._units[self.key(entry, language, voice)]
+
+    def by_key(self, key: str) -> Units | None:
+        """The units of a key, if they are known."""
+        return self._units.get(key)
+
+    def _fingerprint(self, voice: str) -> str:
+        if voice not in self._fingerprints:
+            self._fingerprints[voice] = self.voices.fingerprint([voice])[0]
+        return self._fingerprints[voice]
 
     def _path(self, entry: dict[str, Any]) -> Path:
-        if not isinstance(entry.get("audio"), str):
-            raise TresseError('an entry that is not a sentence must be {"audio": "path.wav"}')
         return self.audio_root / entry["audio"]
 
-    def _waveform(self, entry: Any, language: str) -> np.ndarray:
-        from train.speech import SAMPLE_RATE, speak
-
-        if isinstance(entry, dict):
-            waveform, rate = read_audio(self._path(entry))
-        else:
-            waveform, rate = speak(entry, language, self.speakers[language]), SAMPLE_RATE
-        return resample(waveform, rate, self.encoder.sample_rate)
+    def _spoken(self, blocks: list[list[Request]]) -> Iterator[list[np.ndarray | str]]:
+        """Waveforms at the encoder's rate, or what went wrong, block by block, a few blocks ahead of their use."""
+        rate, root = int(self.encoder.sample_rate), self.audio_root
+        if self.workers < 2 or sum(map(len, blocks)) < POOL_FROM:
+            for block in blocks:
+                yield speak_block(block, self.voices, rate, root)
+            return
+        with worker_pool(self.workers - 1) as pool:
+            ahead: deque[Future[list[np.ndarray | str]]] = deque()
+            for block in blocks:
+                ahead.append(pool.submit(speak_block, block, self.voices, rate, root))
+                if len(ahead) > 2 * self.workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
     def _encode(self, block: list[tuple[str, np.ndarray]]) -> None:
         """Encode in batches of similar length."""
-        block.sort(key=lambda pair: len(pair[1]))
-        for first in range(0, len(block), BLOCK):
-            part = block[first : first + BLOCK]
+        block = sorted(block, key=lambda pair: len(pair[1]))
+        for first in range(0, len(block), BATCH):
+            part = block[first : first + BATCH]
             for (key, _), units in zip(part, self.encoder.encode_batch([wave for _, wave in part]), strict=True):
                 if len(units):
                     self._units[key] = units
+                    self._unsaved.append(key)
                 else:
                     self.problems[key] = "no speech found in it: it gave no units"
 
     def _save(self) -> None:
-        if self.cache is None:
+        if self.cache is None or not self._unsaved:
             return
-        units = list(self._units.values())
-        with atomic_path(self.cache) as temporary, temporary.open("wb") as file:
+        units = [self._units[key] for key in self._unsaved]
+        name = hashlib.sha256("".join(self._unsaved).encode()).hexdigest()[:24]
+        with atomic_path(self.cache / f"{name}.npz") as temporary, temporary.open("wb") as file:
             np.savez_compressed(
                 file,
-                keys=np.asarray(list(self._units)),
+                keys=np.asarray(self._unsaved),
                 lengths=np.asarray([len(part) for part in units], dtype=np.int64),
-                ids=np.concatenate([part.ids for part in units]).astype(np.uint16) if units else np.zeros(0, np.uint16),
-                run_lengths=np.concatenate([part.run_lengths for part in units]).astype(np.uint16)
-                if units
-                else np.zeros(0, np.uint16),
+                ids=np.concatenate([part.ids for part in units]).astype(np.uint16),
+                run_lengths=np.concatenate([part.run_lengths for part in units]).astype(np.uint16),
             )
+        self._unsaved = []
 
 
-def _read_cache(path: Path, frame_rate: float) -> dict[str, Units]:
-    """What `_save` wrote; a damaged cache is no error, it is made anew."""
-    try:
-        with np.load(path, allow_pickle=False) as held:
-            ends = np.cumsum(held["lengths"])
-            ids, runs = held["ids"].astype(np.int64), held["run_lengths"].astype(np.int64)
-            return {
-                str(key): Units(ids[end - length : end], runs[end - length : end], frame_rate)
-                for key, end, length in zip(held["keys"], ends, held["lengths"], strict=True)
-            }
-    except (OSError, ValueError, KeyError, EOFError):
-        return {}
+def is_recording(entry: Any) -> bool:
+    """Whether an entry is an audio file."""
+    return isinstance(entry, dict) and isinstance(entry.get("audio"), str)
 
 
-def _files_hash(folder: Path) -> str | None:
+def speak_block(requests: Sequence[Request], voices: Voices, sample_rate: int, root: Path) -> list[np.ndarray | str]:
+    """Each request as float32 [samples] at `sample_rate` Hz, or, as a string, why there is none."""
+    found: list[np.ndarray | str] = []
+    for entry, language, voice in requests:
+        try:
+            if is_recording(entry):
+                waveform, rate = read_audio(root / entry["audio"])
+            elif isinstance(entry, dict):
+                from train.evaluate.lexical import speak_phonemes
+
+                waveform, rate = speak_phonemes(entry["phonemes"], language, voices.speaker(voice), voices), SAMPLE_RATE
+            else:
+                waveform, rate = speak(entry, language, voices.speaker(voice), voices), SAMPLE_RATE
+            found.append(resample(waveform, rate, sample_rate))
+        except TresseError as error:
+            found.append(str(error))
+    return found
+
+
+def _read_cache(folder: Path, frame_rate: float) -> dict[str, Units]:
+    """What `_save` wrote; a damaged file is no error, its sentences are spoken anew."""
+    found: dict[str, Units] = {}
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                ends = np.cumsum(held["lengths"])
+                ids, runs = held["ids"].astype(np.int64), held["run_lengths"].astype(np.int64)
+                for key, end, length in zip(held["keys"], ends, held["lengths"], strict=True):
+                    found[str(key)] = Units(ids[end - length : end], runs[end - length : end], frame_rate)
+        except (OSError, ValueError, KeyError, EOFError):
+            continue
+    return found
+
+
+def files_hash(folder: Path) -> str | None:
     """A hash of all files of a folder, or None where there is none."""
     if not folder.is_dir():
         return None

@@ -1,4 +1,8 @@
-"""Accuracies of two-way choices with their intervals."""
+"""Accuracies of two-way choices with their intervals, and the comparison of two systems on the same choices.
+
+Items often come in mirrored pairs (what is right in one is wrong in the other): the two outcomes of a pair hang together,
+and an interval that took them for independent would be wrong. So bootstraps resample clusters of items, not items.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,60 @@ def outcomes(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     return 0.5 * (np.sign(np.asarray(right, float) - np.asarray(wrong, float)) + 1)
 
 
-def accuracy(results: np.ndarray, seed: int = 0) -> dict[str, Any]:
-    """Outcomes [N] in {0, 1/2, 1} -> {"accuracy", "ci95": [low, high], "n"} with a 95 % bootstrap interval.
+def bootstrap(values: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0) -> tuple[float, list[float]]:
+    """Mean of values [N] and its 95 % interval, resampling clusters (int [N]; every value its own where None).
 
-    Resampling N outcomes of three kinds is one multinomial draw. No items: accuracy and bounds are None.
+    Clusters that have the same sum and size are alike, so that resampling all of them is one multinomial draw.
     """
-    count = len(results)
-    if count == 0:
+    values = np.asarray(values, float)
+    held = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(held, weights=values)
+    table = np.stack([np.round(sums, 9), np.bincount(held)], axis=1)
+    kinds, counts = np.unique(table, axis=0, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(len(table), counts / len(table), size=RESAMPLES)
+    low, high = np.percentile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [2.5, 97.5])
+    return float(np.mean(values)), [float(low), float(high)]
+
+
+def accuracy(results: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0) -> dict[str, Any]:
+    """Outcomes [N] in {0, 1/2, 1} -> {"accuracy", "ci95": [low, high], "n"} with a 95 % bootstrap interval over clusters.
+
+    No items: accuracy and bounds are None.
+    """
+    if len(results) == 0:
         return {"accuracy": None, "ci95": [None, None], "n": 0}
-    values = np.array([0.0, 0.5, 1.0])
-    shares = np.array([np.mean(results == value) for value in values])
-    drawn = np.random.default_rng(seed).multinomial(count, shares, size=RESAMPLES) @ values / count
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {"accuracy": float(np.mean(results)), "ci95": [float(low), float(high)], "n": count}
+    mean, interval = bootstrap(results, clusters, seed)
+    return {"accuracy": mean, "ci95": interval, "n": len(results)}
+
+
+def compare(first: np.ndarray, second: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0) -> dict[str, Any]:
+    """Two systems' outcomes [N] on the same items: accuracies, their difference, and McNemar's exact test.
+
+    Returns {"first", "second", "difference" (second - first), "ci95" of the difference over clusters, "first_only" and
+    "second_only" (items on which one does better), "p" (two-sided, exact binomial), "n"}; no items: n = 0 and None.
+    """
+    if len(first) == 0:
+        return dict.fromkeys(("first", "second", "difference", "p")) | {"ci95": [None, None], "n": 0}
+    difference, interval = bootstrap(second - first, clusters, seed)
+    first_only, second_only = int(np.sum(first > second)), int(np.sum(second > first))
+    return {
+        "first": float(np.mean(first)),
+        "second": float(np.mean(second)),
+        "difference": difference,
+        "ci95": interval,
+        "first_only": first_only,
+        "second_only": second_only,
+        "p": mcnemar(first_only, second_only),
+        "n": len(first),
+    }
+
+
+def mcnemar(first_only: int, second_only: int) -> float:
+    """Two-sided exact p of McNemar's test: how likely so uneven a split of the discordant items is by fair coins."""
+    total, fewer = first_only + second_only, min(first_only, second_only)
+    ways, term = 0, 1
+    for k in range(fewer + 1):
+        ways += term
+        term = term * (total - k) // (k + 1)
+    # integers up to 2**total: the quotient of integers is exact where floats would overflow
+    return min(1.0, 2 * ways / 2**total)

@@ -1,0 +1,303 @@
+"""Every evaluation of a bundle in one folder: `results.json`, `report.md` and a self-contained `report.html`.
+
+Each part has a folder of its own with its results, page and plots. A part is finished when its `done.json` holds the
+fingerprint of what it was made from: the bundle's files, its settings and the code of the evaluation. Run again, finished
+parts are kept and the others made. A part that cannot be measured (no recogniser, say) is named with its reason.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from slm.errors import TresseError
+from train.checkpoint import atomic_path, write_json
+from train.evaluate.page import nested, write_html
+from train.evaluate.speech import files_hash
+from train.speech import Voices
+from train.stories.cloze import BENCHMARK_ITEMS
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured. items: cloze items of each kind; sentences: for alignment; prompts: stories continued;
+    spoken: sentences a language for units and resynthesis."""
+
+    items: int = BENCHMARK_ITEMS
+    sentences: int = 300
+    prompts: int = 20
+    spoken: int = 100
+
+
+QUICK = Sizes(items=60, sentences=60, prompts=2, spoken=10)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the parts share. transcriber: None where there is none; `deaf` says why."""
+
+    bundle: Any
+    panel: Voices
+    sizes: Sizes
+    workers: int
+    cache: Path | None
+    transcriber: Any
+    deaf: str = ""
+
+
+def _cloze(source: str) -> Callable[[Setting, Path], Any]:
+    def run(setting: Setting, out: Path) -> Any:
+        from train.evaluate.cloze import evaluate_cloze
+        from train.evaluate.items import load_items
+
+        items, root = load_items(source, setting.sizes.items)
+        return evaluate_cloze(
+            setting.bundle,
+            items,
+            out=out,
+            panel=setting.panel,
+            cache=setting.cache,
+            audio_root=root,
+            workers=setting.workers,
+        )
+
+    return run
+
+
+def _pairs(setting: Setting, out: Path) -> Any:
+    from train.evaluate.pairs import evaluate_pairs, read_pairs
+
+    pairs, root = read_pairs()
+    pairs = pairs[:: max(1, len(pairs) // (2 * setting.sizes.items))]
+    return evaluate_pairs(
+        setting.bundle,
+        [pair for pair in pairs if pair.language in setting.bundle.languages],
+        out=out,
+        panel=setting.panel,
+        cache=setting.cache,
+        audio_root=root,
+        workers=setting.workers,
+    )
+
+
+def _alignment(setting: Setting, out: Path) -> Any:
+    from train.evaluate.alignment import evaluate_alignment
+
+    return evaluate_alignment(
+        setting.bundle,
+        out=out,
+        count=setting.sizes.sentences,
+        panel=setting.panel,
+        cache=setting.cache,
+        workers=setting.workers,
+    )
+
+
+def _units(setting: Setting, out: Path) -> Any:
+    from train.evaluate.units_report import report_units
+
+    bundle = setting.bundle
+    return report_units(bundle.units, bundle.languages, out, count=setting.sizes.spoken, voices=setting.panel)
+
+
+def _continuation(setting: Setting, out: Path) -> Any:
+    from train.evaluate.continuation import evaluate_continuation
+
+    return evaluate_continuation(
+        setting.bundle, setting.transcriber, out=out, prompts=setting.sizes.prompts, panel=setting.panel
+    )
+
+
+@dataclass(frozen=True)
+class Part:
+    """One evaluation: how it is run, its page, and the sections of the page that the common report leaves out."""
+
+    title: str
+    run: Callable[[Setting, Path], Any]
+    page: str
+    without: tuple[str, ...] = ()
+
+
+PARTS = {
+    "cloze": Part("Cloze, test stories", _cloze("test"), "cloze.md"),
+    "cloze-unseen": Part("Cloze, unseen situations", _cloze("unseen"), "cloze.md"),
+    "cloze-handwritten": Part("Cloze, hand-written items", _cloze("handwritten"), "cloze.md"),
+    "pairs": Part("Pairs", _pairs, "pairs.md"),
+    "alignment": Part("Alignment", _alignment, "alignment.md"),
+    "units": Part("Units", _units, "units.md"),
+    "continuation": Part("Continuation", _continuation, "continuation.md", ("Transcripts",)),
+}
+
+
+def evaluate_all(
+    bundle: Any,
+    *,
+    out: Path,
+    command: str = "",
+    transcriber: Any = None,
+    deaf: str = "",
+    sizes: Sizes | None = None,
+    only: Sequence[str] = (),
+    panel: Voices | None = None,
+    cache: Path | None = None,
+    workers: int = 1,
+    parts: dict[str, Part] | None = None,
+) -> dict[str, Any]:
+    """Run every part (or those of `only`) that is not finished; write and return the common results.
+
+    command: the command line, to be printed in the report. transcriber: a recogniser; where None, `deaf` says why.
+    Raises TresseError for an unknown part, or where no part can be measured.
+    """
+    parts = parts or PARTS
+    for name in only:
+        if name not in parts:
+            raise TresseError(f"there is no part {name}: choose from {', '.join(parts)}")
+    chosen = {name: part for name, part in parts.items() if not only or name in only}
+    setting = Setting(
+        bundle, panel or Voices.load(), sizes or Sizes(), workers, cache or out / "speech", transcriber, deaf
+    )
+    identity: dict[str, Any] = {
+        "bundle": files_hash(bundle.path),
+        "sizes": asdict(setting.sizes),
+        "transcribed": transcriber is not None,
+        "code": code_hash(),
+        "voices": setting.panel.fingerprint([*setting.panel.training, *setting.panel.held_out]),
+    }
+    found: dict[str, Any] = {}
+    missing: dict[str, str] = {}
+    for number, (name, part) in enumerate(chosen.items(), start=1):
+        mark = hashlib.sha256(json.dumps([name, identity]).encode()).hexdigest()[:16]
+        folder = out / name
+        done = _read(folder / "done.json")
+        if (
+            done is not None
+            and done.get("fingerprint") == mark
+            and (held := _read(folder / "results.json")) is not None
+        ):
+            print(f"{name} ({number} of {len(chosen)}): finished before", file=sys.stderr)
+            found[name] = held
+            continue
+        print(f"{name} ({number} of {len(chosen)})", file=sys.stderr, flush=True)
+        try:
+            found[name] = part.run(setting, folder)
+        except TresseError as error:
+            missing[name] = str(error)
+            print(f"{name}: not measured: {error}", file=sys.stderr)
+            continue
+        write_json(folder / "done.json", {"fingerprint": mark})
+    if not found:
+        raise TresseError(f"nothing could be measured; {next(iter(missing))}: {next(iter(missing.values()))}")
+    about = _bundle(bundle) | {"files": identity["bundle"]}
+    results = {
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "bundle": about,
+        "machine": _machine(),
+        "sizes": asdict(setting.sizes),
+        "parts": found,
+        "not_measured": missing | ({"transcripts": deaf} if transcriber is None and deaf else {}),
+    }
+    write_json(out / "results.json", results)
+    page = report(results, {name: part for name, part in chosen.items() if name in found}, out)
+    with atomic_path(out / "report.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    write_html(out / "report.html", page, out, f"Evaluation of {about['name']}")
+    return results
+
+
+def report(results: dict[str, Any], parts: dict[str, Part], out: Path) -> str:
+    """The common page: provenance, command, what was not measured, then a chapter for each part."""
+    bundle = results["bundle"]
+    page = [
+        f"# Evaluation of {bundle['name']}",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Command | `{results['command'] or 'evaluate_all(...)'}` |",
+        f"| Made | {results['made']} |",
+        f"| Bundle | {bundle['name']}, languages {', '.join(bundle['languages'])}, files {bundle['files']} |",
+        *(f"| {key.replace('_', ' ')} | {_plain(value)} |" for key, value in bundle["provenance"].items()),
+        *(f"| {key} | {value} |" for key, value in results["machine"].items()),
+        "",
+    ]
+    if results["not_measured"]:
+        page += ["Not measured:", "", *(f"- {name}: {why}" for name, why in results["not_measured"].items()), ""]
+    for name, part in parts.items():
+        chapter = nested((out / name / part.page).read_text(encoding="utf-8"), name, part.without)
+        first, _, rest = chapter.partition("\n")
+        page += [f"## {part.title}" if first.startswith("## ") else first, rest]
+    if "continuation" in parts:
+        page += sample_lines(out / "continuation", "continuation")
+    return "\n".join(page) + "\n"
+
+
+SAMPLES = 2
+"""Continuations of each language pair that can be played in the report."""
+
+
+def sample_lines(folder: Path, name: str) -> list[str]:
+    """A table of a few continuations to listen to: the first of each language pair, at the middle temperature."""
+    rows = [json.loads(line) for line in (folder / "continuations.jsonl").read_text(encoding="utf-8").splitlines()]
+    temperatures = sorted({row["temperature"] for row in rows})
+    middle = temperatures[len(temperatures) // 2]
+    lines = ["## Samples", "", "| Told > asked | Prompt | Transcript | |", "|---|---|---|---|"]
+    counts: dict[tuple[str, str], int] = {}
+    for row in rows:
+        cell = (row["told"], row["asked"])
+        if row["temperature"] == middle and row["seconds"] and counts.get(cell, 0) < SAMPLES:
+            counts[cell] = counts.get(cell, 0) + 1
+            said, prompt = ((row[key] or "-").replace("|", "/") for key in ("transcript", "prompt"))
+            lines.append(f"| {cell[0]}>{cell[1]} | {prompt} | {said} | [listen]({name}/{row['audio']}) |")
+    return lines
+
+
+def code_hash() -> str:
+    """A hash of the evaluation's code."""
+    digest = hashlib.sha256()
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *here.glob("*.jsonl")]):
+        digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return held if isinstance(held, dict) else None
+
+
+def _bundle(bundle: Any) -> dict[str, Any]:
+    info = bundle.info
+    return {
+        "name": info.get("name", bundle.path.name),
+        "languages": list(bundle.languages),
+        "provenance": info.get("provenance", {}),
+    }
+
+
+def _machine() -> dict[str, str]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    names = ("torch", "transformers", "numpy")
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, GPU: {gpu}",
+        "versions": ", ".join([f"python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)]),
+    }
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {one:.0f}" if isinstance(one, float) else f"{key} {one}" for key, one in value.items())
+    return str(value)
