@@ -1,0 +1,241 @@
+"""Speech to text with faster-whisper: the bundle's own small recogniser, or any other faster-whisper model.
+
+Transcripts are for people and for measuring: the language model never sees them. Speech is cut at pauses (Silero's
+voice activity detector), every piece is written down in its own language, and pieces are yielded as they are ready.
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import exp
+from pathlib import Path
+
+import numpy as np
+from faster_whisper import WhisperModel
+from faster_whisper.transcribe import pad_or_trim
+from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+from slm.audio import resample
+from slm.errors import TresseError
+
+RATE = 16000
+PAUSE = 0.3
+"""s of silence that part two pieces."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A piece of speech written down. start, end: s; probability: of the language among those allowed; confidence:
+    geometric mean of the tokens' probabilities, 0..1."""
+
+    start: float
+    end: float
+    text: str
+    language: str
+    probability: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """The segments of a waveform, in order."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def text(self) -> str:
+        """All of it on one line."""
+        return " ".join(segment.text for segment in self.segments if segment.text)
+
+    @property
+    def language(self) -> str | None:
+        """The language of most of the speech; None where there is none."""
+        seconds: dict[str, float] = {}
+        for one in self.segments:
+            seconds[one.language] = seconds.get(one.language, 0.0) + (one.end - one.start) * one.probability
+        return max(seconds, key=lambda language: seconds[language], default=None)
+
+    @property
+    def confidence(self) -> float:
+        """Mean of the segments' confidence, weighted by their length; 0 where there is none."""
+        total = sum(one.end - one.start for one in self.segments)
+        return sum(one.confidence * (one.end - one.start) for one in self.segments) / total if total else 0.0
+
+
+class _Whisper(WhisperModel):
+    """faster-whisper pads every piece to 30 s; a model made for shorter chunks is given as much as it takes."""
+
+    def encode(self, features: np.ndarray):  # type: ignore[no-untyped-def]
+        return super().encode(np.ascontiguousarray(features[..., : self.feature_extractor.nb_max_frames]))
+
+
+class Transcriber:
+    """A loaded recogniser.
+
+    name_or_path: a folder, or a name that faster-whisper knows ("small", a hub id), which it downloads. languages: the
+    codes to choose from (None: all that the model knows). threads: 0 leaves them to CTranslate2. beam: hypotheses.
+    Raises TresseError where there is no such model, or it knows none of the languages.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        languages: Sequence[str] | None = None,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+        beam: int = 1,
+    ) -> None:
+        name = str(name_or_path)
+        try:
+            self.model = _Whisper(name, device=device, compute_type="default", cpu_threads=threads)
+        except Exception as error:  # each of its libraries raises its own
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise TresseError(
+                f"cannot load the recogniser {name} ({reason[0]}): give a faster-whisper model's folder or name"
+            ) from error
+        self.beam = beam
+        tokens = self.model.hf_tokenizer
+        self._prompt_end = [tokens.token_to_id("<|notimestamps|>")]
+        self._start = tokens.token_to_id("<|startoftranscript|>")
+        self.languages: dict[str, int] = {}
+        if self.model.model.is_multilingual:
+            self._prompt_end.insert(0, tokens.token_to_id("<|transcribe|>"))
+            for language in languages or _known(self.model):
+                if (token := tokens.token_to_id(f"<|{language}|>")) is not None:
+                    self.languages[language] = token
+        elif not languages or "en" in languages:
+            self.languages["en"] = -1
+        if not self.languages:
+            raise TresseError(f"the recogniser {name} knows none of {', '.join(languages or [])}: choose another")
+
+    @classmethod
+    def of_bundle(
+        cls,
+        bundle: Path,
+        languages: Sequence[str],
+        asr: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        threads: int = 0,
+    ) -> Transcriber:
+        """The recogniser in a bundle's folder, or another one if `asr` names it. Raises TresseError if there is none."""
+        if asr is None and not (bundle / "asr" / "model.bin").exists():
+            raise TresseError(
+                f"the bundle {bundle} has no recogniser: give --asr NAME_OR_PATH of a faster-whisper model"
+            )
+        return cls(asr or bundle / "asr", languages, device=device, threads=threads)
+
+    @property
+    def longest(self) -> float:
+        """s of speech that the model takes at once."""
+        extractor = self.model.feature_extractor
+        return extractor.nb_max_frames * extractor.hop_length / extractor.sampling_rate
+
+    def transcribe(self, waveform: np.ndarray, sample_rate: int, language: str | None = None) -> Transcript:
+        """Write down float32 [samples]; language: None detects it, piece by piece."""
+        return Transcript(tuple(self.segments(waveform, sample_rate, language)))
+
+    def segments(
+        self, waveform: np.ndarray, sample_rate: int, language: str | None = None, batch: int = 8
+    ) -> Iterator[Segment]:
+        """The same, piece by piece as they are ready; `batch` pieces are worked on at once."""
+        audio = resample(np.asarray(waveform, np.float32), sample_rate, RATE)
+        pieces = iter(speech_pieces(audio, self.longest))
+        while some := list(islice(pieces, batch)):
+            yield from self._write_down(audio, some, language)
+
+    def stream(self, sample_rate: int, language: str | None = None) -> TranscriptStream:
+        """A transcript of speech that is still arriving."""
+        return TranscriptStream(self, sample_rate, language)
+
+    def _write_down(self, audio: np.ndarray, pieces: list[tuple[int, int]], language: str | None) -> Iterator[Segment]:
+        model = self.model
+        if language is not None and language not in self.languages:
+            raise TresseError(
+                f"the recogniser does not know the language {language}: choose one of {', '.join(self.languages)}"
+            )
+        features = [pad_or_trim(model.feature_extractor(audio[start:end], padding=0)) for start, end in pieces]
+        heard = model.encode(np.stack(features))
+        if language is not None or len(self.languages) == 1:
+            found = [(language or next(iter(self.languages)), 1.0)] * len(pieces)
+        else:
+            found = [self._choose(probabilities) for probabilities in model.model.detect_language(heard)]
+        prompts = [
+            [self._start, *([self.languages[name]] if self.languages[name] >= 0 else []), *self._prompt_end]
+            for name, _ in found
+        ]
+        results = model.model.generate(
+            heard, prompts, beam_size=self.beam, length_penalty=0, return_scores=True, max_length=model.max_length
+        )
+        for (start, end), (name, probability), result in zip(pieces, found, results, strict=True):
+            tokens = result.sequences_ids[0]
+            text = model.hf_tokenizer.decode(tokens).strip()
+            yield Segment(start / RATE, end / RATE, text, name, probability, exp(result.scores[0] / (len(tokens) + 1)))
+
+    def _choose(self, probabilities: list[tuple[str, float]]) -> tuple[str, float]:
+        allowed = {token[2:-2]: value for token, value in probabilities if token[2:-2] in self.languages}
+        best = max(allowed, key=lambda name: allowed[name])
+        return best, allowed[best] / max(sum(allowed.values()), 1e-9)
+
+
+class TranscriptStream:
+    """Speech as it arrives: `push` chunks, get the segments that are complete; `finish` gives the rest.
+
+    A segment is complete when a pause follows it, or when it is as long as the model takes.
+    """
+
+    def __init__(self, transcriber: Transcriber, sample_rate: int, language: str | None) -> None:
+        self._transcriber, self._rate, self._language = transcriber, sample_rate, language
+        self._held = np.zeros(0, np.float32)
+        self._before = 0.0
+        """s that were written down and dropped."""
+
+    def push(self, chunk: np.ndarray) -> list[Segment]:
+        """float32 [samples] at the stream's rate."""
+        self._held = np.concatenate([self._held, np.asarray(chunk, np.float32)])
+        return self._take(last=False)
+
+    def finish(self) -> list[Segment]:
+        """No more is to come."""
+        return self._take(last=True)
+
+    def _take(self, last: bool) -> list[Segment]:
+        audio = resample(self._held, self._rate, RATE)
+        found = speech_pieces(audio, self._transcriber.longest)
+        complete = [one for one in found if last or len(audio) - one[1] > (PAUSE + 0.1) * RATE]
+        if last:
+            keep = 0
+        elif complete:
+            keep = len(self._held) - round(complete[-1][1] / RATE * self._rate)
+        else:  # of silence a second is enough: a word may just be beginning
+            keep = len(self._held) if found else self._rate
+        before = self._before
+        cut = max(0, len(self._held) - keep)
+        self._held, self._before = self._held[cut:], self._before + cut / self._rate
+        if not complete:
+            return []
+        written = self._transcriber._write_down(audio, complete, self._language)
+        return [replace(one, start=one.start + before, end=one.end + before) for one in written]
+
+
+def speech_pieces(audio: np.ndarray, longest: float) -> list[tuple[int, int]]:
+    """float32 [samples] at 16 kHz -> (start, end) of each stretch of speech in samples, of `longest` s at most."""
+    options = VadOptions(
+        threshold=0.4,
+        min_speech_duration_ms=120,
+        min_silence_duration_ms=int(PAUSE * 1000),
+        max_speech_duration_s=longest - 0.2,
+        speech_pad_ms=80,
+    )
+    found = get_speech_timestamps(audio, options, sampling_rate=RATE)
+    return [(part["start"], min(part["end"], part["start"] + int(longest * RATE))) for part in found]
+
+
+def _known(model: WhisperModel) -> list[str]:
+    found = (re.fullmatch(r"<\|([a-z]{2,3})\|>", token) for token in model.hf_tokenizer.get_vocab())
+    return sorted(match[1] for match in found if match)
