@@ -42,35 +42,53 @@ class Mode:
         return self.name if self.language is None else f"{self.name}:{self.language}"
 
 
-def _uniform(seed: int, epoch: int, sentence: int, first: int, count: int, languages: int) -> np.ndarray:
+def _draw(
+    seed: int, epoch: int, sentence: int, first: int, count: int, languages: int, weights: np.ndarray | None
+) -> np.ndarray:
     """Languages of sentence number `sentence` in stories first .. first+count-1: int64 [count] in 0..languages-1."""
     generator = np.random.Philox(np.random.SeedSequence([seed, epoch, sentence]))
     skip = first % 4  # Philox makes four numbers per counter value
     generator.advance(first // 4)
     raw = generator.random_raw(skip + count)[skip:]
+    if weights is not None:
+        return np.searchsorted(weights.cumsum()[:-1], (raw >> np.uint64(11)) * 2.0**-53, side="right")
     # the upper 32 bits scaled down: biased by at most languages / 2**32
     return ((raw >> np.uint64(32)) * np.uint64(languages) >> np.uint64(32)).astype(np.int64)
 
 
 def draw_languages(
-    mode: Mode | str, languages: Sequence[str], *, seed: int, epoch: int, stories: int, sentences: int, first: int = 0
+    mode: Mode | str,
+    languages: Sequence[str],
+    *,
+    seed: int,
+    epoch: int,
+    stories: int,
+    sentences: int,
+    first: int = 0,
+    weights: Sequence[float] | None = None,
 ) -> np.ndarray:
     """The language of every sentence of stories `first` .. `first + stories - 1` in one epoch.
 
+    weights: how often each language is drawn, relative to the others; None: equally often, as the method says.
     Returns int64 [stories, sentences]: indices into `languages`.
     """
     if isinstance(mode, str):
         mode = Mode.parse(mode, languages)
     if not languages or not 0 <= sentences <= MAX_SENTENCES:
         raise ValueError(f"need at least one language and 0..{MAX_SENTENCES} sentences, not {sentences}")
+    shares = None
+    if weights is not None:
+        if len(weights) != len(languages) or min(weights) < 0 or not sum(weights) > 0:
+            raise ValueError(f"need a weight for each of {', '.join(languages)}, not {list(weights)}")
+        shares = np.asarray(weights, dtype=float) / sum(weights)
     drawn = np.zeros((stories, sentences), dtype=np.int64)
     if mode.name == MONOLINGUAL:
         drawn[:] = list(languages).index(str(mode.language))
     elif mode.name == MIXED:
-        drawn[:] = _uniform(seed, epoch, 0, first, stories, len(languages))[:, None]
+        drawn[:] = _draw(seed, epoch, 0, first, stories, len(languages), shares)[:, None]
     else:
         for sentence in range(sentences):
-            drawn[:, sentence] = _uniform(seed, epoch, sentence, first, stories, len(languages))
+            drawn[:, sentence] = _draw(seed, epoch, sentence, first, stories, len(languages), shares)
     return drawn
 
 

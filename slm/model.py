@@ -103,6 +103,18 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def training_flops(model: Any, tokens: int, attended: int) -> float:
+    """Floating-point operations of training on so many tokens: forward once and backward twice that.
+
+    attended: positions that the tokens attend to, themselves included, summed. What recomputing or padding adds is not
+    counted (the usual numerator of model FLOPs utilisation: Chowdhery et al., arXiv 2204.02311, appendix B).
+    """
+    text = model.config.get_text_config()
+    matrices = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return 6.0 * matrices * tokens + 12.0 * text.num_hidden_layers * text.num_attention_heads * head * attended
+
+
 def save_model(model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bool = True) -> None:
     """Write config.json, model.safetensors and the tokenizer, loadable by AutoModelForCausalLM and AutoTokenizer.
 

@@ -22,7 +22,12 @@ SMALL = {
     "stories.train": 24,
     "stories.validation": 6,
     "units.encoder": {"codebook_size": 40, "width": 24},
-    "units.training": {"steps": 12, "sentences_per_language": 6, "voices_per_sentence": 1, "checkpoint_every": 3},
+    "units.training": {
+        "iterations": [{"steps": 6, "clusters": 20}, {"steps": 12}],
+        "sentences_per_language": 6,
+        "voices_per_sentence": 1,
+        "checkpoint_every": 3,
+    },
     "corpus": {"stories_per_shard": 8, "speakers": ["basile", "anouk"]},
     "vocabulary.size": 120,
     "model": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "max_position": 512},
@@ -77,7 +82,7 @@ def test_the_bundle_talks(undisturbed: Path) -> None:
 
 def test_killed_again_and_again_it_ends_the_same(undisturbed: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
-    watched = ["units/checkpoint.pt", "corpus/shard-00000.parquet", "slm/checkpoint.pt", "vocoder/checkpoint.pt"]
+    watched = ["units/iteration-2.pt", "corpus/shard-00000.parquet", "slm/checkpoint.pt", "vocoder/checkpoint.pt"]
     for name in watched:  # killed right after a stage left its first trace
         process = start(out)
         while process.poll() is None and not (out / name).exists():

@@ -27,7 +27,7 @@ def write_card(folder: Path) -> None:
         f"| Units | {info['frame_rate']:g} Hz, {info['sample_rate']} Hz audio |",
         "",
         "Unit edit rate between two voices speaking the same sentence (held-out sentences): "
-        + ", ".join(f"{name.replace('_', ' ')} {rate:.1%}" for name, rate in metrics["unit_edit_rate"].items())
+        + ", ".join(f"{name.replace('_', ' ')} {rate:.1%}" for name, rate in metrics.get("unit_edit_rate", {}).items())
         + ".",
     ]
     if "cloze" in metrics:

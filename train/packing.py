@@ -25,6 +25,7 @@ import torch
 from slm.errors import TresseError
 from slm.interleave import Mode, draw_languages
 from slm.units.vocabulary import UnitVocabulary
+from train.attention import to_device
 
 IGNORE = -100
 """Target of a position that carries none (torch's `ignore_index`)."""
@@ -271,7 +272,8 @@ class PackedBatch:
     languages: torch.Tensor
 
     def to(self, device: torch.device | str) -> PackedBatch:
-        return PackedBatch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        """The same batch elsewhere, without waiting for the device."""
+        return PackedBatch(*(to_device(getattr(self, name), device) for name in self.__dataclass_fields__))
 
     def rows(self, part: slice) -> PackedBatch:
         return PackedBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
@@ -293,28 +295,36 @@ class _Plan:
 class PackedStream:
     """The endless rows of one mode: row r is the same whoever asks, and whenever.
 
-    mode: see slm.interleave. first_epoch: the number of the first epoch drawn.
+    mode, weights: see slm.interleave. first_epoch: the number of the first epoch drawn.
     """
 
     def __init__(
-        self, corpus: TokenCorpus, mode: Mode | str, *, row_length: int, seed: int, first_epoch: int = 0
+        self,
+        corpus: TokenCorpus,
+        mode: Mode | str,
+        *,
+        row_length: int,
+        seed: int,
+        first_epoch: int = 0,
+        weights: tuple[float, ...] | None = None,
     ) -> None:
         if not len(corpus):
             raise TresseError("there is no story to train on: prepare a larger corpus")
         self.corpus, self.row_length, self.seed, self.first_epoch = corpus, row_length, seed, first_epoch
         self.mode = Mode.parse(mode, corpus.languages) if isinstance(mode, str) else mode
+        self.weights = weights
         self.epochs_per_plan = max(1, -(-MINIMUM_DOCUMENTS // len(corpus)))
         self._starts = [0]  # first row of each plan made so far, and the end of the last
         self._ends: list[tuple[np.ndarray, int]] = []  # what each whole plan consumes
-        self._held: tuple[int, _Plan] | None = None
+        self._held: dict[int, _Plan] = {}  # the last two asked for: a step may lie across two plans
 
     @cached_property
     def _sentences(self) -> np.ndarray:
         return (self.corpus.units[:, :, 0] > 0).sum(axis=1)
 
     def _plan(self, number: int) -> _Plan:
-        if self._held is not None and self._held[0] == number:
-            return self._held[1]
+        if number in self._held:
+            return self._held[number]
         corpus = self.corpus
         first = self.first_epoch + number * self.epochs_per_plan
         whole, most = int(corpus.index.max()) + 1, corpus.units.shape[1]
@@ -322,12 +332,18 @@ class PackedStream:
         for epoch in range(first, first + self.epochs_per_plan):
             order = np.random.default_rng([self.seed, epoch, 2]).permutation(len(corpus))
             languages = draw_languages(
-                self.mode, corpus.languages, seed=self.seed, epoch=epoch, stories=whole, sentences=most
+                self.mode,
+                corpus.languages,
+                seed=self.seed,
+                epoch=epoch,
+                stories=whole,
+                sentences=most,
+                weights=self.weights,
             )
             stories.append(order)
             drawn.append(languages[corpus.index[order]].astype(np.int16))
         plan = self._pack(np.concatenate(stories), np.concatenate(drawn))
-        self._held = (number, plan)
+        self._held = dict([*self._held.items(), (number, plan)][-2:])
         if number + 1 == len(self._starts):
             self._starts.append(self._starts[-1] + len(plan.rows))
             self._ends.append((plan.consumed[-1], int(plan.targets[-1])))
@@ -371,6 +387,25 @@ class PackedStream:
             self._plan(len(self._starts) - 1)
         number = int(np.searchsorted(self._starts, row, side="right")) - 1
         return number, row - self._starts[number]
+
+    def rows_for(self, units: np.ndarray | int) -> int:
+        """Rows until so many units are consumed: of each language (int [languages]), or in all.
+
+        Raises TresseError where the mode never tells a language that is asked for.
+        """
+        each = np.ndim(units) > 0
+        wanted, number = np.atleast_1d(np.asarray(units, dtype=np.int64)), 0
+        before = np.zeros_like(wanted)
+        while True:
+            consumed = self._plan(number).consumed[:, 0]
+            held = before + (consumed if each else consumed.sum(axis=1, keepdims=True))
+            silent = (wanted > 0) & (held[-1] == 0)
+            if silent.any():
+                language = self.corpus.languages[int(silent.argmax())]
+                raise TresseError(f"the mode {self.mode} never tells {language}: give it no units there")
+            if (held[-1] >= wanted).all():
+                return self._starts[number] + int((held >= wanted).all(axis=1).argmax())
+            before, number = held[-1], number + 1
 
     def rows_per_epoch(self) -> float:
         """Rows that one reading of the corpus makes, on average over the first plan."""

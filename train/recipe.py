@@ -1,6 +1,8 @@
 """A recipe: everything that makes a bundle, as one validated YAML file, and the stages that carry it out.
 
-    stories -> units -> corpus -> vocabulary -> slm -> vocoder -> bundle -> evaluation
+    stories -> units -> corpus -> vocabulary -> slm -> vocoder -> bundle -> asr -> evaluation
+
+or, with `ablation`, stories -> units -> corpus -> vocabulary -> ablation.
 
 Every stage writes into its own folder of the output and leaves a marker with a fingerprint of its settings and of the
 stages before it. A run that was interrupted goes on with the first stage without a marker; every stage that takes
@@ -25,9 +27,12 @@ import yaml
 from slm.errors import TresseError
 from slm.model import ModelConfig
 from slm.units.conv import ConvEncoderConfig
+from train.asr import ASRTraining
 from train.checkpoint import atomic_path, write_json
 from train.corpus import CorpusPreparation
-from train.slm import SLMTraining
+from train.launch import is_main, under_launcher
+from train.schedule import SLMTraining
+from train.schedule import Stage as Schedule
 from train.units import UnitTraining
 from train.vocoder import VocoderTraining
 
@@ -36,10 +41,38 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class StoriesSettings:
-    """How many stories of each split."""
+    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. retellings: how many
+    stories in a row share their facts and differ in their wordings (with corpus.stories_per_voice the same number, they
+    share a voice and most of their speech)."""
 
     train: int = 8000
     validation: int = 125
+    retellings: int = 1
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts taken from finished bundles instead of made: name of a shipped bundle, a bundle's folder, or the folder of
+    the part itself. A unit encoder so taken may be of any type (conv, mimi, hubert)."""
+
+    units: str | None = None
+    vocoder: str | None = None
+    asr: str | None = None
+
+    def find(self, part: str) -> Path | None:
+        """The folder of a part that is to be taken, None where it is to be made. Raises TresseError for none there."""
+        from slm.bundle import SHIPPED
+
+        source = getattr(self, part)
+        if source is None:
+            return None
+        places = [SHIPPED.parent / source] if "/" not in source else []
+        for place in [Path(source), *places]:
+            for folder in (place / part, place):
+                if (folder / "config.json").exists():
+                    return folder
+        raise TresseError(f"parts.{part}: there is no {part} in {source}: give a bundle, or the folder {part}/ of one")
 
 
 @dataclass(frozen=True)
@@ -77,6 +110,14 @@ class VocoderSettings:
 
 
 @dataclass(frozen=True)
+class RecogniserSettings:
+    """The recogniser of the transcripts, and how many sentences a language it learns from."""
+
+    sentences_per_language: int = 3000
+    training: ASRTraining = field(default_factory=ASRTraining)
+
+
+@dataclass(frozen=True)
 class BundleSettings:
     """What the bundle offers beside its parts: prompts shipped per language, longest prompt in s."""
 
@@ -92,12 +133,35 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
+class AblationRow:
+    """One line of the ablation's table: a schedule, trained with each seed."""
+
+    name: str
+    stages: tuple[Schedule, ...]
+    seeds: tuple[int, ...] = (0,)
+
+
+@dataclass(frozen=True)
+class AblationSettings:
+    """Language models compared at matched budgets: rows by key, the key of the one all others are tested against, and
+    cloze items of each kind."""
+
+    rows: dict[str, AblationRow]
+    baseline: str
+    items: int = 500
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """See recipes/tiny.yaml. Languages, seed and the settings of every stage."""
+    """See recipes/. Languages, seed and the settings of every stage.
+
+    asr: null makes a bundle without a recogniser. ablation: makes a comparison of language models instead of a bundle.
+    """
 
     name: str
     languages: tuple[str, ...]
     seed: int = 0
+    parts: Parts = field(default_factory=Parts)
     stories: StoriesSettings = field(default_factory=StoriesSettings)
     units: UnitSettings = field(default_factory=UnitSettings)
     corpus: CorpusPreparation = field(default_factory=CorpusPreparation)
@@ -106,7 +170,9 @@ class Recipe:
     slm: SLMTraining = field(default_factory=SLMTraining)
     vocoder: VocoderSettings = field(default_factory=VocoderSettings)
     bundle: BundleSettings = field(default_factory=BundleSettings)
+    asr: RecogniserSettings | None = None
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    ablation: AblationSettings | None = None
 
     @classmethod
     def load(cls, name: str, overrides: Mapping[str, str] | None = None) -> Recipe:
@@ -144,42 +210,70 @@ def parse(kind: type, values: Any, where: str) -> Any:
         raise TresseError(f"{where}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 
-def _check_keys(kind: type, values: Any, where: str, prefix: str = "") -> None:
+def _check_keys(kind: Any, values: Any, where: str, prefix: str = "") -> None:
+    """Raise TresseError for keys that a dataclass, or those inside its optional, list and mapping fields, do not have."""
+    import types
     import typing
 
-    if not isinstance(values, Mapping):
-        raise TresseError(f"{where}: {prefix.rstrip('.') or 'the file'} must hold keys and values")
-    hints = typing.get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4) or sorted(hints)
-            raise TresseError(f"{where}: unknown key {prefix}{key}: did you mean {prefix}{near[0]}?")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(hints[key], type):
+    inner = typing.get_args(kind)
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        held = [part for part in inner if dataclasses.is_dataclass(part)]
+        if held and values is not None:
+            _check_keys(held[0], values, where, prefix)
+    elif typing.get_origin(kind) in (tuple, list) and inner and isinstance(values, list):
+        for number, value in enumerate(values):
+            _check_keys(inner[0], value, where, f"{prefix}{number}.")
+    elif typing.get_origin(kind) is dict and isinstance(values, Mapping):
+        for key, value in values.items():
+            _check_keys(inner[1], value, where, f"{prefix}{key}.")
+    elif dataclasses.is_dataclass(kind):
+        if not isinstance(values, Mapping):
+            raise TresseError(f"{where}: {prefix.rstrip('.') or 'the file'} must hold keys and values")
+        hints = typing.get_type_hints(kind)
+        for key, value in values.items():
+            if key not in hints:
+                near = difflib.get_close_matches(str(key), hints, n=1, cutoff=0.4) or sorted(hints)
+                raise TresseError(f"{where}: unknown key {prefix}{key}: did you mean {prefix}{near[0]}?")
             _check_keys(hints[key], value, where, f"{prefix}{key}.")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a recipe: its name, the parts of the recipe it depends on, and what it does with the output folder."""
+    """A step of a recipe: its name, the parts of the recipe it depends on, and what it does with the output folder.
+
+    takes: whether it can be taken from a bundle (`parts`). together: whether several processes may carry it out as one.
+    """
 
     name: str
     settings: tuple[str, ...]
     run: Callable[[Recipe, Path, int], None]
+    takes: bool = False
+    together: bool = False
+
+    def depends_on(self, recipe: Recipe) -> dict[str, Any]:
+        """The settings it depends on, beside the stages before it; of a part that is taken, its content."""
+        settings = {key: _plain(getattr(recipe, key)) for key in ("languages", "seed")}
+        folder = recipe.parts.find(self.name) if self.takes else None
+        if folder is not None:
+            return settings | {"taken": _content(folder)}
+        return settings | {key: _plain(getattr(recipe, key)) for key in self.settings}
 
 
 def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
     """Carry out the stages of a recipe in `out`, up to and including `until`; goes on where an earlier run stopped.
 
+    Under `accelerate launch` the processes train the language model together; what comes before must be there.
     Raises TresseError where `out` holds the work of another recipe.
     """
-    from train.stages import STAGES
+    from train.stages import stages_of
 
-    names = [stage.name for stage in STAGES]
+    stages = stages_of(recipe)
+    names = [stage.name for stage in stages]
     if until is not None and until not in names:
         raise TresseError(f"there is no stage {until}: choose one of {', '.join(names)}")
     fingerprint = ""
-    for stage in STAGES:
-        settings = {key: _plain(getattr(recipe, key)) for key in ("languages", "seed", *stage.settings)}
+    for stage in stages:
+        settings = stage.depends_on(recipe)
         digest = hashlib.sha256(json.dumps([fingerprint, settings], sort_keys=True).encode())
         fingerprint = digest.hexdigest()[:16]
         marker = out / "done" / f"{stage.name}.json"
@@ -188,12 +282,28 @@ def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int
                 raise TresseError(
                     f"{out} holds the stage {stage.name} of another recipe: choose another --out, or delete {marker}"
                 )
-        else:
+        elif under_launcher() and not stage.together:
+            raise TresseError(
+                f"the stage {stage.name} is for one process: run tresse recipe {recipe.name} --until "
+                f"{names[max(0, names.index('slm') - 1)] if 'slm' in names else stage.name} first, without a launcher"
+            )
+        elif is_main():
             with _Stopwatch(out / "done" / f".{stage.name}.seconds") as watch:
                 stage.run(recipe, out, workers)
                 write_json(marker, {"fingerprint": fingerprint, "seconds": watch.seconds, "settings": settings})
-        if stage.name == until:
+        else:
+            stage.run(recipe, out, workers)
+        if stage.name == until or (under_launcher() and stage.together):
             return
+
+
+def _content(folder: Path) -> str:
+    """A fingerprint of the files of a part."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(str(path.relative_to(folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 class _Stopwatch:

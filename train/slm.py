@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,121 +22,26 @@ import torch
 from torch import nn
 
 from slm.errors import TresseError
-from slm.interleave import Mode
-from slm.model import ModelConfig, parameter_count, save_model
+from slm.model import ModelConfig, parameter_count, save_model, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.attention import attention_inputs, use_document_attention
 from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint, write_json
-from train.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus, evaluation_batches
-from train.precision import bf16_pays
+from train.packing import IGNORE, PackedBatch, TokenCorpus, evaluation_batches
+from train.precision import bf16_pays, peak_flops
 from train.progress import clock
-
-EPOCHS_PER_STAGE = 1 << 24
-"""Stages draw from disjoint ranges of epochs."""
+from train.schedule import SLMTraining, StagedStream
 
 
-@dataclass(frozen=True)
-class SLMTraining:
-    """How a language model is trained. The defaults suit the default ModelConfig on two CPU cores.
-
-    stages: (mode, share of the steps), in order; modes as in slm.interleave. tokens: the budget; `steps`, if given,
-    overrides it. batch_rows x row_length: positions a step; micro_rows: rows a forward pass (None: all).
-    warmup: steps. floor: last learning rate as a share of the peak. held_out: stories kept for validation.
-    precision: `auto` (bfloat16 where the hardware multiplies it), `bf16` or `no`.
-    """
-
-    stages: tuple[tuple[str, float], ...] = (("interleaved", 1.0),)
-    tokens: int = 12_000_000
-    steps: int | None = None
-    batch_rows: int = 8
-    row_length: int = 1024
-    micro_rows: int | None = 2
-    learning_rate: float = 1.5e-3
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.05
-    warmup: int = 50
-    floor: float = 0.05
-    clip: float = 1.0
-    seed: int = 0
-    tags: bool = True
-    held_out: int = 64
-    log_every: int = 20
-    validate_every: int = 200
-    checkpoint_every: int = 200
-    precision: str = "auto"
-
-    @property
-    def total_steps(self) -> int:
-        """Optimiser steps of the whole run."""
-        return self.steps if self.steps is not None else max(1, self.tokens // (self.batch_rows * self.row_length))
-
-    def stage_ends(self) -> list[int]:
-        """The step at which each stage ends (exclusive)."""
-        shares = np.cumsum([share for _, share in self.stages])
-        return [round(self.total_steps * float(share / shares[-1])) for share in shares]
-
-    def check(self, languages: tuple[str, ...], processes: int = 1) -> None:
-        """Raises TresseError for settings that cannot work."""
-        if not self.stages or any(share <= 0 for _, share in self.stages):
-            raise TresseError("every training stage needs a share above 0")
-        for mode, _ in self.stages:
-            Mode.parse(mode, languages)
-        if self.batch_rows % processes or (self.batch_rows // processes) % self.rows_a_pass(processes):
-            raise TresseError(
-                f"batch_rows {self.batch_rows} must be a multiple of processes ({processes}) x micro_rows "
-                f"({self.micro_rows})"
-            )
-        if self.precision not in ("auto", "bf16", "no"):
-            raise TresseError(f"precision must be auto, bf16 or no, not {self.precision}")
-
-    def rows_a_pass(self, processes: int) -> int:
-        """Rows of one forward pass of one process."""
-        return self.micro_rows or self.batch_rows // processes
-
-
-class StagedStream:
-    """The batches of a schedule of stages: step s is the same whoever asks, and whenever."""
-
-    def __init__(self, corpus: TokenCorpus, training: SLMTraining) -> None:
-        self.rows = training.batch_rows
-        self.ends = training.stage_ends()
-        self.starts = [0, *self.ends[:-1]]
-        self.streams = [
-            PackedStream(
-                corpus, mode, row_length=training.row_length, seed=training.seed, first_epoch=stage * EPOCHS_PER_STAGE
-            )
-            for stage, (mode, _) in enumerate(training.stages)
-        ]
-
-    def stage(self, step: int) -> int:
-        """The stage that a step belongs to."""
-        return int(np.searchsorted(self.ends, step, side="right"))
-
-    def batch(self, step: int, first: int = 0, count: int | None = None) -> PackedBatch:
-        """Rows first .. first + count - 1 of a step's batch (all by default)."""
-        stage = self.stage(step)
-        row = (step - self.starts[stage]) * self.rows
-        return self.streams[stage].batch(row + first, self.rows if count is None else count)
-
-    def totals(self, steps: int) -> tuple[np.ndarray, int]:
-        """Units and tokens by language (int64 [2, languages]) and targets of the first `steps` steps."""
-        held = [
-            stream.totals((min(steps, end) - start) * self.rows)
-            for stream, start, end in zip(self.streams, self.starts, self.ends, strict=True)
-            if steps > start
-        ]
-        if not held:
-            return self.streams[0].totals(0)
-        return np.sum([units for units, _ in held], axis=0), sum(targets for _, targets in held)
-
-
-def token_losses(model: nn.Module, batch: PackedBatch, device: torch.device | str = "cpu") -> torch.Tensor:
+def token_losses(
+    model: nn.Module, batch: PackedBatch, device: torch.device | str = "cpu", *, half: bool = False
+) -> torch.Tensor:
     """Negative log-likelihood of every target in nats: float32 [B, L] on `device`, 0 where there is none.
 
-    batch: on the CPU. model: on `device`, under `use_document_attention`.
+    batch: on the CPU. model: on `device`, under `use_document_attention`; half: it computes in half precision.
     """
     moved = batch.to(device)
-    logits = model(input_ids=moved.tokens, use_cache=False, **attention_inputs(batch.positions, device)).logits
+    inputs = attention_inputs(batch.positions, device, half=half)
+    logits = model(input_ids=moved.tokens, use_cache=False, **inputs).logits
     losses = nn.functional.cross_entropy(
         logits.flatten(0, 1).float(), moved.targets.flatten(), ignore_index=IGNORE, reduction="none"
     )
@@ -163,7 +68,9 @@ class _Meter:
 
 
 @torch.no_grad()
-def validate(model: nn.Module, batches: list[PackedBatch], accelerator: Any, languages: tuple[str, ...]) -> dict:
+def validate(
+    model: nn.Module, batches: list[PackedBatch], accelerator: Any, languages: tuple[str, ...], *, half: bool = False
+) -> dict[str, float]:
     """Mean loss on held-out batches: {"all": ..., LANG: ...}, in nats a token.
 
     Every process computes all of them: they are few, and sharded models need all processes in every forward pass.
@@ -171,42 +78,105 @@ def validate(model: nn.Module, batches: list[PackedBatch], accelerator: Any, lan
     model.eval()
     meter = _Meter(len(languages), accelerator.device)
     for batch in batches:
-        meter.add(token_losses(model, batch, accelerator.device), batch)
+        meter.add(token_losses(model, batch, accelerator.device, half=half), batch)
     model.train()
     return meter.read(accelerator, languages)
 
 
-def _optimiser(model: nn.Module, training: SLMTraining, device: torch.device) -> torch.optim.AdamW:
-    """AdamW; matrices and tables decay, norms and biases do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def optimisers_of(model: nn.Module, training: SLMTraining, device: torch.device) -> list[torch.optim.Optimizer]:
+    """AdamW, and Muon for the body's matrices if asked for; matrices and tables decay, norms and biases do not.
+
+    Muon (Jordan 2024; scaled as in Liu et al., arXiv 2502.16982, so that it takes AdamW's learning rate and decay).
+    """
+    held = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        tables.add(id(head.weight))
+    decayed = [p for p in held.values() if p.ndim >= 2]
+    body = [p for p in decayed if p.ndim == 2 and id(p) not in tables] if training.optimiser == "muon" else []
+    taken = {id(p) for p in body}
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in decayed if id(p) not in taken], "weight_decay": training.weight_decay},
+        {"params": [p for p in held.values() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=training.learning_rate, betas=training.betas, fused=device.type == "cuda" or None
-    )
+    fused = device.type in ("cpu", "cuda") or None
+    made: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=training.learning_rate, betas=training.betas, fused=fused)
+    ]
+    if body:
+        settings = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+        made.append(torch.optim.Muon(body, **settings, adjust_lr_fn="match_rms_adamw"))
+    return made
 
 
 class _Log:
-    """log.jsonl: one object a line. Lines past the step that a run resumes from are dropped first."""
+    """log.jsonl, one object a line, and tensorboard/. What lies past the step that a run resumes from is dropped."""
 
-    def __init__(self, path: Path, step: int) -> None:
-        self.path = path
+    def __init__(self, folder: Path, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = folder / "log.jsonl"
         kept = []
-        if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if json.loads(line)["step"] <= step]
-        with atomic_path(path) as temporary:
+        if self.path.exists():
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+        with atomic_path(self.path) as temporary:
             temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
+        """entry: {"step", name: number | text | nested mapping}."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry) + "\n")
+        for name, value in _numbers(entry):
+            if name != "step":
+                self.board.add_scalar(name, value, entry["step"])
+        self.board.flush()
+
+
+def _numbers(entry: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in entry.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float):
+            yield prefix + name, value
 
 
 def _by_language(losses: dict[str, float]) -> str:
     each = ", ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "all")
     return f"{losses['all']:.4f} ({each})"
+
+
+class _Weights:
+    """Model and optimisers as a checkpoint holds them, whole, also where processes hold a part each (FSDP)."""
+
+    def __init__(self, accelerator: Any, model: nn.Module, optimisers: list[Any]) -> None:
+        self.accelerator, self.model, self.optimisers = accelerator, model, optimisers
+        self.sharded = str(accelerator.distributed_type).endswith("FSDP")
+
+    def state(self) -> dict[str, Any]:
+        """Every process must ask; what the first one gets is whole."""
+        if self.sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            model, optimiser = get_state_dict(self.model, [o.optimizer for o in self.optimisers], options=options)
+            return {"model": model, "optimiser": optimiser}
+        model = self.accelerator.unwrap_model(self.model).state_dict()
+        return {"model": model, "optimiser": [optimiser.state_dict() for optimiser in self.optimisers]}
+
+    def load_optimisers(self, state: Any) -> None:
+        """`state()["optimiser"]`; the weights are loaded before they are given to the processes."""
+        if self.sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+            options = StateDictOptions(full_state_dict=True)
+            held = [o.optimizer for o in self.optimisers]
+            set_optimizer_state_dict(self.model, held, optim_state_dict=state, options=options)
+        else:
+            for optimiser, held in zip(self.optimisers, state, strict=True):
+                optimiser.load_state_dict(held)
 
 
 def train_slm(
@@ -221,16 +191,17 @@ def train_slm(
 ) -> Any:
     """Train a language model and return it (float32, evaluation mode).
 
-    corpus_folder: Parquet shards and corpus.json. folder: receives checkpoint.pt, log.jsonl, summary.json and, when
-    done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are done it only loads.
-    corpus: the loaded corpus, if at hand. progress: takes one line of text at a time. Raises TresseError.
+    corpus_folder: Parquet shards and corpus.json. folder: receives checkpoint.pt, log.jsonl, tensorboard/, summary.json
+    and, when done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are done it only
+    loads. corpus: the loaded corpus, if at hand. progress: takes one line of text at a time. Under `accelerate launch`
+    every process calls it alike. Raises TresseError.
     """
     from accelerate import Accelerator
 
     folder = Path(folder)
     bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays())
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
-    main, device = accelerator.is_main_process, accelerator.device
+    main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
     say = progress if progress is not None and main else lambda line: None
 
     if corpus is None:
@@ -238,13 +209,13 @@ def train_slm(
     if corpus.left_out:
         say(f"{corpus.left_out} stories left out: a sentence of theirs has no units")
     languages = corpus.languages
-    training.check(languages, accelerator.num_processes)
+    training.check(languages, processes)
     stories, held = corpus.split(training.held_out, training.seed)
     stream = StagedStream(stories, training)
-    steps = training.total_steps
-    local = training.batch_rows // accelerator.num_processes
+    steps = stream.steps
+    local = training.batch_rows // processes
     first = accelerator.process_index * local
-    micro = training.rows_a_pass(accelerator.num_processes)
+    micro = training.rows_a_pass(processes)
     validation = {
         mode: evaluation_batches(held, mode, row_length=training.row_length, seed=training.seed, rows=micro)
         for mode in (("interleaved", "mixed") if len(languages) > 1 else ("mixed",))
@@ -254,101 +225,117 @@ def train_slm(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = model_config.build(vocabulary)
+    peak = peak_flops(device, bf16)
     say(
         f"{parameter_count(model) / 1e6:.1f}M parameters, {len(stories):,} stories in {', '.join(languages)}, "
-        f"{len(held)} held out, {steps:,} steps x {training.batch_rows * training.row_length:,} tokens, "
-        f"{'bfloat16' if bf16 else 'float32'} on {accelerator.num_processes} x {device}"
+        f"{len(held)} held out, {steps:,} steps x {training.positions:,} tokens, "
+        f"{'bfloat16' if bf16 else 'float32'} on {processes} x {device}"
     )
-    settings = json.loads(json.dumps({"model": asdict(model_config), "training": _lasting(training)}))
+    settings = json.loads(json.dumps({"model": asdict(model_config), "training": training.lasting()}))
     state = load_checkpoint(folder / "checkpoint.pt")
     if state is not None:
         _check_same(state["settings"], settings, folder)
         model.load_state_dict(state["model"])
-    optimiser = _optimiser(model, training, device)
+    optimisers = optimisers_of(model, training, device)
     kernel = model.config._attn_implementation
     use_document_attention(model)
-    model, optimiser = accelerator.prepare(model.train(), optimiser)
+    if training.compile == "yes" or (training.compile == "auto" and device.type == "cuda"):
+        model.compile()
+    plain = model
+    model, *optimisers = accelerator.prepare(model.train(), *optimisers)
+    weights = _Weights(accelerator, model, optimisers)
+    if weights.sharded and training.optimiser == "muon":
+        raise TresseError("muon needs whole matrices: with FSDP train with slm.optimiser=adamw")
     if state is not None:
-        optimiser.load_state_dict(state["optimiser"])
+        weights.load_optimisers(state["optimiser"])
     start = 0 if state is None else int(state["step"])
     del state
     if start:
         say(f"going on from step {start:,}")
-    factor = linear_schedule(steps, training.warmup, training.floor)
-    log = _Log(folder / "log.jsonl", start) if main else None
+    factor = linear_schedule(steps, training.warmup_steps(steps), training.floor)
+    log = _Log(folder, start) if main else None
     meter = _Meter(len(languages), device)
-    seconds, began, since, targets_before = 0.0, time.perf_counter(), start, stream.totals(start)[1]
-
-    def checkpoint(step: int) -> None:
-        accelerator.wait_for_everyone()
-        if main:
-            held_state = {
-                "step": step,
-                "settings": settings,
-                "model": accelerator.unwrap_model(model).state_dict(),
-                "optimiser": optimiser.state_dict(),
-            }
-            save_checkpoint(folder / "checkpoint.pt", held_state)
+    began, since, attended = time.perf_counter(), start, 0
+    consumed, counted = stream.totals(start)
 
     for step in range(start, steps):
         rate = training.learning_rate * factor(step)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        for optimiser in optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        # dropout, where a model has any, is a function of the step too
+        torch.manual_seed(int(np.random.SeedSequence([training.seed, step, first]).generate_state(1)[0]))
         # every process knows how many targets the whole step has: no communication for the mean
         targets = stream.totals(step + 1)[1] - stream.totals(step)[1]
         batch = stream.batch(step, first, local)
+        attended += int(batch.positions.sum()) + batch.positions.numel()
         for row in range(0, local, micro):
             part = batch.rows(slice(row, row + micro))
             last = row + micro >= local
             with nullcontext() if last else accelerator.no_sync(model):
-                losses = token_losses(model, part, device)
-                accelerator.backward(losses.sum() * (accelerator.num_processes / targets))
+                losses = token_losses(model, part, device, half=bf16)
+                accelerator.backward(losses.sum() * (processes / targets))
             meter.add(losses, part)
         norm = accelerator.clip_grad_norm_(model.parameters(), training.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        for optimiser in optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         done = step + 1
         if done % training.log_every == 0 or done == steps:
             loss = meter.read(accelerator, languages)  # waits for the device
             now = time.perf_counter()
-            seconds = now - began
+            seconds, positions = now - began, (done - since) * training.positions
             (units, tokens), targets_now = stream.totals(done)
-            units_before = stream.totals(since)[0][0]
-            positions = (done - since) * training.batch_rows * training.row_length
+            computed = training_flops(plain, positions, attended * processes)
+            gradient = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
             entry = {
                 "step": done,
-                "mode": training.stages[stream.stage(step)][0],
+                "mode": str(training.stages[stream.stage(step)]),
                 "loss": loss,
                 "learning_rate": rate,
-                "gradient_norm": float(norm),
+                "gradient_norm": gradient,
                 "tokens_per_second": round(positions / seconds),
-                "units_per_second": round(float((units - units_before).sum()) / seconds),
-                "useful_share": round((targets_now - targets_before) / positions, 5),
+                "units_per_second": round(float((units - consumed[0]).sum()) / seconds),
+                "useful_share": round((targets_now - counted) / positions, 5),
+                "mfu": None if peak is None else round(computed / seconds / (peak * processes), 4),
                 "units": dict(zip(languages, units.tolist(), strict=True)),
                 "tokens": dict(zip(languages, tokens.tolist(), strict=True)),
             }
             say(
-                f"step {done:,}/{steps:,} {entry['mode']} loss {_by_language(loss)} lr {rate:.2e} "
-                f"norm {float(norm):.2f} {entry['tokens_per_second']:,} tokens/s {entry['units_per_second']:,} units/s "
-                f"useful {entry['useful_share']:.1%} ETA {clock((steps - done) * seconds / (done - since))}"
+                f"step {done:,}/{steps:,} {entry['mode']} loss {_by_language(loss)} lr {rate:.2e} norm {gradient:.2f} "
+                f"{entry['tokens_per_second']:,} tokens/s {entry['units_per_second']:,} units/s "
+                f"useful {entry['useful_share']:.1%} "
+                + ("" if peak is None else f"MFU {entry['mfu']:.1%} ")
+                + f"ETA {clock((steps - done) * seconds / (done - since))}"
             )
             if not np.isfinite(loss["all"]):
                 raise TresseError(f"the loss is not finite at step {done}: lower the learning rate")
             if log is not None:
                 log.write(entry)
-            began, since, targets_before = now, done, targets_now
+            began, since, attended, consumed, counted = now, done, 0, np.stack([units, tokens]), targets_now
         if validation and (done % training.validate_every == 0 or done == steps):
             held_losses = {
-                mode: validate(model, batches, accelerator, languages) for mode, batches in validation.items()
+                mode: validate(model, batches, accelerator, languages, half=bf16)
+                for mode, batches in validation.items()
             }
             say("  validation " + "; ".join(f"{mode} {_by_language(loss)}" for mode, loss in held_losses.items()))
             if log is not None:
                 log.write({"step": done, "validation": held_losses})
         if done % training.checkpoint_every == 0 or done == steps:
-            checkpoint(done)
+            accelerator.wait_for_everyone()
+            held_state = {"step": done, "settings": settings, **weights.state()}
+            if main:
+                save_checkpoint(folder / "checkpoint.pt", held_state)
 
-    trained = accelerator.unwrap_model(model).eval()
-    trained.set_attn_implementation(kernel)
+    if weights.sharded:  # a whole model again
+        accelerator.wait_for_everyone()
+        trained = model_config.build(vocabulary).eval()
+        final = load_checkpoint(folder / "checkpoint.pt")
+        if final is not None:
+            trained.load_state_dict(final["model"])
+    else:
+        trained = accelerator.unwrap_model(model).eval()
+        trained.set_attn_implementation(kernel)
     if main:
         units, tokens = stream.totals(steps)[0]
         summary = {
@@ -356,6 +343,10 @@ def train_slm(
             "parameters": parameter_count(trained),
             "units": dict(zip(languages, units.tolist(), strict=True)),
             "tokens": dict(zip(languages, tokens.tolist(), strict=True)),
+            "stages": [
+                {"mode": str(stage), "steps": end - begin}
+                for stage, begin, end in zip(training.stages, stream.starts, stream.ends, strict=True)
+            ],
             "stories": len(stories),
             "held_out": sorted(set(held.ids.tolist())),
             "settings": settings,
@@ -363,13 +354,6 @@ def train_slm(
         write_json(folder / "summary.json", summary)
         save_model(trained, vocabulary, folder / "slm")
     return trained
-
-
-def _lasting(training: SLMTraining) -> dict[str, Any]:
-    """The settings that a run must keep when it is resumed; how often it reports may change."""
-    plain = SLMTraining()
-    same = {name: getattr(plain, name) for name in ("log_every", "validate_every", "checkpoint_every", "micro_rows")}
-    return asdict(replace(training, **same, tokens=0, steps=training.total_steps))
 
 
 def _check_same(held: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The stages of a recipe, in order. Each reads what the earlier ones left in the output folder, and writes its own part.
 
-out/stories/{train,validation}.jsonl, out/units/, out/corpus/, out/vocabulary/, out/slm/, out/vocoder/, out/bundle/
+out/stories/{train,validation}.jsonl, out/units/, out/corpus/, out/vocabulary/, out/slm/, out/vocoder/, out/asr/,
+out/bundle/; of an ablation out/ablation/
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ import shutil
 import subprocess
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from slm.units import UnitVocabulary
-from slm.units.conv import ConvUnitEncoder
+from slm.model import ModelConfig
+from slm.units import UnitVocabulary, load_encoder
+from train.ablation import run_ablation
 from train.checkpoint import write_json
 from train.corpus import prepare_corpus, read_units
+from train.launch import on_processes, under_launcher
 from train.recipe import Recipe, Stage
+from train.schedule import SLMTraining
 from train.speech import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, generate_stories, read_stories, write_stories
 
@@ -26,34 +31,55 @@ from train.stories.grammar import Story, generate_stories, read_stories, write_s
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
     """Generate the training and validation stories."""
     for split in ("train", "validation"):
-        count = getattr(recipe.stories, split)
-        write_stories(out / "stories" / f"{split}.jsonl", generate_stories(recipe.seed, count, split))
+        count, retellings = getattr(recipe.stories, split), recipe.stories.retellings if split == "train" else 1
+        stories = generate_stories(recipe.seed, count, split, retellings=retellings)
+        if split == "train" and recipe.stories.file is not None:
+            stories = islice(read_stories(Path(recipe.stories.file)), count)
+        write_stories(out / "stories" / f"{split}.jsonl", stories)
+
+
+def take(recipe: Recipe, part: str, folder: Path) -> bool:
+    """Copy a part that the recipe takes from a bundle, with what that bundle measured; whether there is one to take."""
+    source = recipe.parts.find(part)
+    if source is None:
+        return False
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(source, folder)
+    described = source.parent / "bundle.json"
+    if part == "units" and described.exists():
+        metrics = json.loads(described.read_text(encoding="utf-8")).get("metrics", {})
+        write_json(folder / "metrics.json", {key: metrics[key] for key in ("unit_edit_rate",) if key in metrics})
+    return True
 
 
 def make_units(recipe: Recipe, out: Path, workers: int) -> None:
-    """Train the unit encoder and measure how far its units depend on the voice."""
-    from train.units import train_units, voice_consistency
+    """Take the unit encoder, or train it and measure how far its units depend on the voice."""
+    from train.evaluate.units import measure, speak_panel
+    from train.units import train_units
 
+    if take(recipe, "units", out / "units"):
+        return
     voices, training = Voices.load(), recipe.units.training
     per_language = training.sentences_per_language
     sentences = _distinct(out, "train", recipe.languages, per_language)
     encoder = train_units(recipe.units.encoder, training, sentences, voices, out / "units", workers)
     encoder.save(out / "units")
-    metrics = voice_consistency(encoder, _distinct(out, "validation", recipe.languages, 60), voices)
-    write_json(out / "units" / "metrics.json", {"unit_edit_rate": metrics})
+    speech = speak_panel(_distinct(out, "validation", recipe.languages, 30), voices, changes={})
+    rates = {f"{group}_{la}": row["edit_rate"]["mean"] for (la, group), row in measure(encoder, speech).items()}
+    write_json(out / "units" / "metrics.json", {"unit_edit_rate": rates})
 
 
 def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
     """Speak and encode all stories."""
-    voices = Voices.load()
-    for split, name in (("train", "corpus"), ("validation", "validation")):
-        stories = list(read_stories(out / "stories" / f"{split}.jsonl"))
-        prepare_corpus(stories, list(recipe.languages), out / "units", out / name, recipe.corpus, voices, workers)
+    stories = out / "stories" / "train.jsonl"
+    prepare_corpus(
+        stories, list(recipe.languages), out / "units", out / "corpus", recipe.corpus, Voices.load(), workers
+    )
 
 
 def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
     """Learn the unit vocabulary from the corpus."""
-    encoder = ConvUnitEncoder.load(out / "units")
+    encoder = load_encoder(out / "units")
     vocabulary = UnitVocabulary.train(
         read_units(out / "corpus", list(recipe.languages)),
         codebook_size=encoder.codebook_size,
@@ -64,10 +90,31 @@ def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
 
 
 def make_slm(recipe: Recipe, out: Path, workers: int) -> None:
-    """Train the language model."""
+    """Train the language model, on a CPU in as many processes as there are workers."""
+    train_language_model(recipe.model, recipe.slm, out / "vocabulary", out / "corpus", out / "slm", workers)
+
+
+def train_language_model(
+    model: ModelConfig, training: SLMTraining, vocabulary: Path, corpus: Path, folder: Path, workers: int
+) -> None:
+    """`train_slm`; where neither a GPU nor a launcher is at hand, over at most `workers` processes of this machine."""
+    import torch
+
+    fitting = [
+        count
+        for count in range(1, max(1, workers) + 1)
+        if training.batch_rows % count == 0 and (training.batch_rows // count) % training.rows_a_pass(count) == 0
+    ]
+    if torch.cuda.is_available() or under_launcher() or max(fitting, default=1) == 1:
+        _train_here(model, training, vocabulary, corpus, folder)
+    else:
+        on_processes(max(fitting), _train_here, model, training, vocabulary, corpus, folder)
+
+
+def _train_here(model: ModelConfig, training: SLMTraining, vocabulary: Path, corpus: Path, folder: Path) -> None:
     from train.slm import train_slm
 
-    train_slm(recipe.model, recipe.slm, UnitVocabulary.load(out / "vocabulary"), out / "corpus", out / "slm")
+    train_slm(model, training, UnitVocabulary.load(vocabulary), corpus, folder)
 
 
 def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
@@ -76,8 +123,10 @@ def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
     from train.vocoder import Clip, train_vocoder
     from vocoder import VocoderConfig
 
+    if take(recipe, "vocoder", out / "vocoder"):
+        return
     voices, settings = Voices.load(), recipe.vocoder
-    encoder = ConvUnitEncoder.load(out / "units")
+    encoder = load_encoder(out / "units")
     sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
     requests = [(text, language, voices.speaker(name)) for language, text in sentences for name in voices.vocoder]
     waveforms = speak_all(requests, voices, workers)
@@ -106,12 +155,15 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
 
     made = out / "bundle.new"
     shutil.rmtree(made, ignore_errors=True)
-    encoder = ConvUnitEncoder.load(out / "units")
+    encoder = load_encoder(out / "units")
     encoder.save(made / "units")
     save_model(*load_model(out / "slm" / "slm"), made / "slm")
     Vocoder.load(out / "vocoder").save(made / "vocoder")
+    if (out / "asr" / "asr").exists():
+        shutil.copytree(out / "asr" / "asr", made / "asr")
     write_examples(recipe, made / "examples")
     corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
+    measured = out / "units" / "metrics.json"
     info = {
         "format": 1,
         "name": recipe.name,
@@ -128,7 +180,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
             "made": datetime.now(UTC).date().isoformat(),
             "training_seconds": _stage_seconds(out),
         },
-        "metrics": json.loads((out / "units" / "metrics.json").read_text(encoding="utf-8")),
+        "metrics": json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {},
     }
     write_json(made / "bundle.json", info)
     shutil.rmtree(out / "bundle", ignore_errors=True)
@@ -171,6 +223,19 @@ def write_examples(recipe: Recipe, folder: Path) -> None:
     write_json(folder / "examples.json", sorted(entries, key=lambda entry: entry["file"]))
 
 
+def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
+    """Take the recogniser or train it, and put it into the bundle."""
+    if not take(recipe, "asr", out / "asr" / "asr"):
+        from train.asr import train_asr
+
+        assert recipe.asr is not None
+        settings = recipe.asr
+        sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
+        train_asr(settings.training, sentences, Voices.load(), out / "asr", workers, bundle=out / "bundle")
+    shutil.rmtree(out / "bundle" / "asr", ignore_errors=True)
+    shutil.copytree(out / "asr" / "asr", out / "bundle" / "asr")
+
+
 def measure(recipe: Recipe, out: Path, workers: int) -> None:
     """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card."""
     from slm.bundle import Bundle
@@ -191,6 +256,12 @@ def measure(recipe: Recipe, out: Path, workers: int) -> None:
     }
     write_json(path, info)
     write_card(out / "bundle")
+
+
+def compare_models(recipe: Recipe, out: Path, workers: int) -> None:
+    """Train and evaluate every row of the ablation, and write its table."""
+    assert recipe.ablation is not None
+    run_ablation(recipe, recipe.ablation, out, train_language_model, workers)
 
 
 def _distinct(out: Path, split: str, languages: tuple[str, ...], count: int) -> list[tuple[str, str]]:
@@ -223,13 +294,25 @@ def _stage_seconds(out: Path) -> dict[str, float]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in markers}
 
 
-STAGES = [
+DATA = [
     Stage("stories", ("stories",), make_stories),
-    Stage("units", ("units",), make_units),
+    Stage("units", ("units",), make_units, takes=True),
     Stage("corpus", ("corpus",), make_corpus),
     Stage("vocabulary", ("vocabulary",), make_vocabulary),
-    Stage("slm", ("model", "slm"), make_slm),
-    Stage("vocoder", ("vocoder",), make_vocoder),
-    Stage("bundle", ("name", "bundle"), make_bundle),
-    Stage("evaluation", ("evaluation",), measure),
 ]
+BUNDLE = [
+    Stage("slm", ("model", "slm"), make_slm, together=True),
+    Stage("vocoder", ("vocoder",), make_vocoder, takes=True),
+    Stage("bundle", ("name", "bundle"), make_bundle),
+]
+RECOGNISER = Stage("asr", ("asr",), make_asr, takes=True)
+MEASURE = Stage("evaluation", ("evaluation",), measure)
+ABLATION = Stage("ablation", ("model", "slm", "ablation"), compare_models)
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """What a recipe does, in order."""
+    if recipe.ablation is not None:
+        return [*DATA, ABLATION]
+    hears = recipe.asr is not None or recipe.parts.asr is not None
+    return [*DATA, *BUNDLE, *([RECOGNISER] if hears else []), MEASURE]

@@ -1,0 +1,237 @@
+"""What a recipe would cost here, before it is run: `tresse recipe NAME --dry-run`.
+
+Steps and units are counted where the corpus is there and estimated from the number of stories where it is not. Time is
+extrapolated from training steps of the same width, heads and vocabulary with one and with two layers, measured on this
+machine on one row: what a layer costs, and what all layers share. Memory is arithmetic. Good to a factor of 1.5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from slm.model import ModelConfig, parameter_count, training_flops
+from train.attention import use_document_attention
+from train.packing import PackedBatch
+from train.precision import bf16_pays, peak_flops
+from train.progress import clock
+from train.recipe import Recipe
+from train.schedule import SLMTraining
+from train.slm import optimisers_of, token_losses
+
+SENTENCES, SECONDS_A_SENTENCE = 6.0, 2.6
+"""Of a generated story: sentences, and s each of them lasts."""
+COLLAPSED_UNITS, UNITS_A_TOKEN = 32.0, 4.1
+"""A second of speech at 50 Hz has so many units; byte-pair encoding makes so many one token (shared figures, 2,048)."""
+MEASURED_POSITIONS = 1024
+
+
+class _Tokens:
+    """As much of a vocabulary as building a model needs."""
+
+    bos_id, eos_id = 0, 1
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a recipe: its name and settings, and what it consumes."""
+
+    name: str
+    training: SLMTraining
+    steps: int
+    units: int
+
+
+def estimate(recipe: Recipe, out: Path, *, measure: bool = True) -> dict[str, Any]:
+    """Parameters, vocabulary, stories, document_tokens, runs (name, steps, tokens, units, flops, seconds), memory_bytes,
+    measured (device, tokens_per_second, mfu) and seconds in all.
+
+    seconds: of training language models; the other stages are not estimated. Without `measure` no time is.
+    """
+    training = recipe.slm
+    units_a_token = UNITS_A_TOKEN if recipe.vocabulary.size is not None else 1.0
+    rate = _unit_rate(recipe)
+    document = round(SENTENCES * (SECONDS_A_SENTENCE * rate / units_a_token + training.tags)) + 1
+    stories = recipe.stories.train
+    corpus = out / "corpus" / "corpus.json"
+    if corpus.exists():
+        held = json.loads(corpus.read_text(encoding="utf-8"))
+        stories = held["stories"]
+        if "seconds" in held:
+            spoken = held["seconds"] / max(1, stories) / len(held["languages"])
+            document = round(spoken * rate / units_a_token + SENTENCES * training.tags) + 1
+    size = (recipe.vocabulary.size or _codebook(recipe)) + 2 + len(recipe.languages)
+    config = replace(recipe.model, warm_start=None)
+    with torch.device("meta"):
+        model = config.build(_Tokens(size))  # type: ignore[arg-type]
+    parameters = parameter_count(model)
+    runs = []
+    for run in _runs(recipe, units_a_token):
+        tokens = run.steps * run.training.positions
+        within = min(document, run.training.row_length)
+        flops = training_flops(model, tokens, tokens * (within + 1) // 2)
+        runs.append({"name": run.name, "steps": run.steps, "tokens": tokens, "units": run.units, "flops": flops})
+    result: dict[str, Any] = {
+        "recipe": recipe.name,
+        "parameters": parameters,
+        "vocabulary": size,
+        "stories": stories,
+        "document_tokens": document,
+        "runs": runs,
+        "memory_bytes": _memory(recipe, parameters, size),
+        "seconds": None,
+    }
+    if measure:
+        result["measured"] = _measure(config, training, size, document)
+        for run_ in runs:
+            run_["seconds"] = run_["tokens"] / result["measured"]["tokens_per_second"]
+        result["seconds"] = sum(run_["seconds"] for run_ in runs)
+    return result
+
+
+def _runs(recipe: Recipe, units_a_token: float) -> list[Run]:
+    if recipe.ablation is None:
+        schedules = [("language model", recipe.slm)]
+    else:
+        schedules = [
+            (f"{row.name}, seed {seed}", replace(recipe.slm, stages=row.stages, seed=seed))
+            for row in recipe.ablation.rows.values()
+            for seed in row.seeds
+        ]
+    runs = []
+    for name, training in schedules:
+        training.check(recipe.languages)
+        a_step = training.positions * units_a_token
+        steps = training.shared_steps if any(stage.share is not None for stage in training.stages) else 0
+        for stage in training.stages:
+            budget = sum(stage.units.values()) if isinstance(stage.units, dict) else stage.units
+            steps += stage.steps or (-(-budget // round(a_step)) if budget else 0)
+        runs.append(Run(name, training, steps, round(steps * a_step)))
+    return runs
+
+
+def _unit_rate(recipe: Recipe) -> float:
+    """Units a second of speech."""
+    settings = _encoder_settings(recipe)
+    if settings.get("type") == "mimi":
+        return 12.5
+    return COLLAPSED_UNITS if settings.get("collapse", True) else 50.0
+
+
+def _codebook(recipe: Recipe) -> int:
+    settings = _encoder_settings(recipe)
+    return int(settings.get("codebook_size", 2048 if settings.get("type") == "mimi" else 100))
+
+
+def _encoder_settings(recipe: Recipe) -> dict[str, Any]:
+    """config.json of the encoder, as far as it can be known: a part that is not there yet is taken for what it is called."""
+    source = recipe.parts.units
+    if source is None:
+        return {"type": "conv", "codebook_size": recipe.units.encoder.codebook_size}
+    for folder in (Path(source) / "units", Path(source)):
+        if (folder / "config.json").exists():
+            return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    kind = Path(source).name
+    return {"type": kind, "collapse": False} if kind in ("mimi", "hubert") else {}
+
+
+def _memory(recipe: Recipe, parameters: int, size: int) -> int:
+    """bytes: weights, gradients and Adam's two moments in float32, and what one forward pass keeps for the backward one."""
+    model, training = recipe.model, recipe.slm
+    positions = (training.micro_rows or training.batch_rows) * training.row_length
+    kept = model.layers * (30 * model.hidden_size + 8 * model.intermediate_size) + 10 * size
+    return 16 * parameters + positions * kept
+
+
+def _measure(config: ModelConfig, training: SLMTraining, size: int, document: int) -> dict[str, Any]:
+    """Speed of a training step with all layers and all processes of this machine, from steps with one and two layers."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays(device))
+    length = min(training.row_length, MEASURED_POSITIONS)
+    positions = (torch.arange(length) % min(document, length))[None]
+    tokens = torch.zeros_like(positions)
+    batch = PackedBatch(tokens, tokens, positions, tokens)
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # processes of one thread train
+    spent, updates = [], []
+    try:
+        for layers in (1, 2):
+            model = replace(config, layers=layers).build(_Tokens(size)).to(device).train()  # type: ignore[arg-type]
+            use_document_attention(model)
+            optimisers = optimisers_of(model, training, device)
+            spent.append(_best(lambda model=model: _step(model, batch, device, bf16), device))
+            updates.append(_best(lambda held=optimisers: [optimiser.step() for optimiser in held], device))
+        peak = peak_flops(device, bf16)
+    finally:
+        torch.set_num_threads(threads)
+
+    def all_layers(times: list[float]) -> float:
+        return times[0] + max(0.0, times[1] - times[0]) * (config.layers - 1)
+
+    processes = (os.cpu_count() or 1) if device.type == "cpu" else 1
+    a_step = all_layers(spent) * training.positions / length / processes + all_layers(updates)
+    rate = training.positions / a_step
+    with torch.device("meta"):
+        whole = config.build(_Tokens(size))  # type: ignore[arg-type]
+    attended = int((positions + 1).sum())
+    flops = training_flops(whole, length, attended) / length * rate
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {processes}",
+        "tokens_per_second": rate,
+        "mfu": None if peak is None else flops / (peak * processes),
+    }
+
+
+def _step(model: Any, batch: PackedBatch, device: torch.device, bf16: bool) -> None:
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        losses = token_losses(model, batch, device, half=bf16)
+    losses.mean().backward()
+
+
+def _best(work: Any, device: torch.device, repeats: int = 3) -> float:
+    """s, the least of a few."""
+    work()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def describe(result: dict[str, Any]) -> str:
+    """The estimate for people."""
+    lines = [
+        f"recipe {result['recipe']}: {result['parameters'] / 1e6:.1f}M parameters, {result['vocabulary']:,} tokens in the "
+        f"vocabulary, {result['stories']:,} stories of about {result['document_tokens']:,} tokens a language",
+        f"memory of training: about {result['memory_bytes'] / 2**30:.1f} GiB (not sharded)",
+        f"{'run':<36}{'steps':>10}{'tokens':>16}{'units':>18}{'FLOPs':>10}{'time':>12}",
+    ]
+    for run in result["runs"]:
+        spent = clock(run["seconds"]) if "seconds" in run else "-"
+        lines.append(
+            f"{run['name']:<36}{run['steps']:>10,}{run['tokens']:>16,}{run['units']:>18,}{run['flops']:>10.2g}{spent:>12}"
+        )
+    if "measured" in result:
+        held = result["measured"]
+        mfu = "" if held["mfu"] is None else f", {held['mfu']:.0%} of what it can multiply"
+        lines.append(
+            f"measured on {held['device']}: {held['tokens_per_second']:,.0f} tokens/s{mfu}; training takes about "
+            f"{clock(result['seconds'])}"
+        )
+    return "\n".join(lines)
