@@ -1,0 +1,94 @@
+"""Making a bundle: recipes, corpora, the training of one part."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demo.commands.options import CORES, DeviceOption, RunOption, WorkersOption, pairs
+from slm.errors import TresseError
+
+
+def recipe_command(
+    name: Annotated[str, typer.Argument(help="A recipe of the project (tiny) or a .yaml file.", show_default=False)],
+    out: RunOption = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.", show_default=False)] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value: --set slm.tokens=100000.", show_default=False)
+    ] = None,
+    workers: WorkersOption = CORES,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print parameters, units, memory and time on this machine.")
+    ] = False,
+) -> None:
+    """Make a whole bundle from nothing: stories, speech, units, language model, vocoder. Run again, it goes on."""
+    from train.recipe import Recipe, run_recipe
+
+    recipe = Recipe.load(name, pairs("--set", change))
+    if dry_run:
+        from train.estimate import describe, estimate
+
+        print(describe(estimate(recipe, out or Path("runs") / recipe.name)))
+        return
+    run_recipe(recipe, out or Path("runs") / recipe.name, until, workers)
+
+
+def prepare_command(
+    out: Annotated[Path, typer.Option(help="Folder of the corpus.", show_default=False)],
+    stories: Annotated[
+        Path | None,
+        typer.Option(help="Parallel stories (.jsonl). [default: generated ones]", show_default=False),
+    ] = None,
+    count: Annotated[int, typer.Option(help="How many stories to generate.", min=1)] = 1000,
+    retellings: Annotated[int, typer.Option(help="How many of these tell the same facts.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same stories and voices.")] = 0,
+    units: Annotated[
+        str | None,
+        typer.Option(help="Bundle, or folder of a unit encoder. [default: the shipped bundle]", show_default=False),
+    ] = None,
+    languages: Annotated[
+        list[str] | None, typer.Option("--language", help="[default: all that the voices speak]", show_default=False)
+    ] = None,
+    voices: Annotated[
+        Path | None, typer.Option(help="Voices file. [default: train/voices.yaml]", show_default=False)
+    ] = None,
+    augment: Annotated[bool, typer.Option("--augment", help="Rooms, noise and telephone lines.")] = False,
+    workers: WorkersOption = CORES,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Stories -> speech -> units -> Parquet shards. Killed and run again, it goes on."""
+    from slm.bundle import SHIPPED
+    from train.augment import Augmentation
+    from train.corpus import CorpusPreparation, prepare_corpus
+    from train.speech import Voices
+    from train.stories.grammar import generate_stories
+
+    speakers = Voices.load(voices)
+    folder = Path(units) if units else SHIPPED
+    folder = folder / "units" if (folder / "units").is_dir() else folder
+    preparation = CorpusPreparation(
+        seed=seed, stories_per_voice=retellings, augmentation=Augmentation() if augment else None
+    )
+    source = stories if stories else generate_stories(seed, count, "train", retellings=retellings)
+    made = prepare_corpus(
+        source, languages or list(speakers.languages), folder, out, preparation, speakers, workers, device
+    )
+    rejected = f", {made.rejected} rows could not be used (see rejected.jsonl)" if made.rejected else ""
+    print(f"{made.folder}: {made.counts.stories} stories, {made.counts.seconds / 3600:.1f} h of speech{rejected}")
+
+
+def train_command(
+    part: Annotated[str, typer.Argument(help="units, slm, vocoder or asr.", show_default=False)],
+    recipe: Annotated[str, typer.Option(help="Recipe to follow.")] = "tiny",
+    out: RunOption = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a value: --set slm.tokens=100000.", show_default=False)
+    ] = None,
+    workers: WorkersOption = CORES,
+) -> None:
+    """Train one part of a recipe (and what it needs). Run again, it goes on."""
+    if part not in ("units", "slm", "vocoder", "asr"):
+        raise TresseError(f"there is no part {part}: choose units, slm, vocoder or asr")
+    recipe_command(recipe, out, part, change, workers)

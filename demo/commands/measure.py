@@ -1,0 +1,253 @@
+"""Measuring a bundle: evaluations (`tresse eval`) and benchmarks (`tresse bench`)."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from demo.commands.options import CORES, BundleOption, DeviceOption, WorkersOption, no_telemetry, pairs
+from slm.errors import TresseError
+
+OutOption = Annotated[Path, typer.Option("--out", help="Folder of the report.", show_default=False)]
+CompareOption = Annotated[
+    str | None, typer.Option("--compare", help="Another bundle, measured beside this one.", show_default=False)
+]
+AsrOption = Annotated[
+    str | None,
+    typer.Option("--asr", help="A faster-whisper model's folder or name. [default: the bundle's]", show_default=False),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", help="Folder for spoken units. [default: the user's cache]", show_default=False),
+]
+
+
+def cloze_command(
+    out: OutOption,
+    items: Annotated[
+        str, typer.Option(help="test, unseen, validation, handwritten, or a .jsonl file of items.")
+    ] = "test",
+    count: Annotated[int, typer.Option(help="Items of each kind, of a split.", min=1)] = 1871,
+    voice: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Who speaks a language: --voice fr=zoe. [default: unseen and seen voices]", show_default=False
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(help="Another bundle, or the folder of its evaluation: McNemar's test.", show_default=False),
+    ] = None,
+    cache: CacheOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = CORES,
+) -> None:
+    """How often the model finds the right ending of a story likelier than a wrong one, in and across languages."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.evaluate.cloze import evaluate_cloze, markdown_table
+    from train.evaluate.cloze_compare import compare_cloze
+    from train.evaluate.cloze_report import comparison_table, voices_table
+    from train.evaluate.items import load_items
+    from train.evaluate.speech import default_cache
+
+    speakers = pairs("--voice", voice, "LANG=VOICE")
+    chosen, root = load_items(items, count)
+
+    def evaluate(one: Any, folder: Path) -> dict[str, Any]:
+        return evaluate_cloze(
+            one,
+            chosen,
+            out=folder,
+            voices=speakers or None,
+            cache=cache or default_cache(),
+            audio_root=root,
+            workers=workers,
+        )
+
+    results = evaluate(Bundle.load(bundle, device), out)
+    print(markdown_table(results))
+    print("\n" + voices_table(results))
+    if compare:
+        name = Path(bundle).name if bundle else "shipped"
+        print("\n" + comparison_table(compare_cloze(out, compare, evaluate, device, name)))
+    if results["problems"]:
+        print(f"{len(results['problems'])} entries could not be used: see {out / 'results.json'}", file=sys.stderr)
+
+
+def pairs_command(
+    out: OutOption,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Pairs (.jsonl) of right and wrong audio. [default: the lexical set]", show_default=False),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Language of pairs that name none. [default: detected]", show_default=False)
+    ] = None,
+    cache: CacheOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = CORES,
+) -> None:
+    """How often the model finds the right one of two recordings likelier: sWUGGY, sBLIMP, SALMon and the like."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.evaluate.pairs import evaluate_pairs, markdown_table, read_pairs
+    from train.evaluate.speech import default_cache
+
+    chosen, root = read_pairs(items)
+    held = Bundle.load(bundle, device)
+    settings = {"language": language, "cache": cache or default_cache(), "audio_root": root, "workers": workers}
+    print(markdown_table(evaluate_pairs(held, chosen, out=out, **settings)))  # type: ignore[arg-type]
+
+
+def alignment_command(
+    out: OutOption,
+    count: Annotated[int, typer.Option(help="Sentences and their translations.", min=2)] = 300,
+    split: Annotated[str, typer.Option(help="Stories the sentences are from: test, unseen, validation.")] = "test",
+    compare: CompareOption = None,
+    cache: CacheOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Whether sentences and their translations are near each other inside the model, layer by layer."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.evaluate.alignment import evaluate_alignment, markdown_table
+    from train.evaluate.speech import default_cache
+
+    names = (Path(bundle).name if bundle else "shipped", Path(compare).name if compare else "other")
+    results = evaluate_alignment(
+        Bundle.load(bundle, device),
+        out=out,
+        count=count,
+        split=split,
+        compare=Bundle.load(compare, device) if compare else None,
+        names=names if names[0] != names[1] else ("this", "other"),
+        cache=cache or default_cache(),
+        workers=workers,
+    )
+    print(markdown_table(results))
+
+
+def continuation_command(
+    out: OutOption,
+    count: Annotated[int, typer.Option(help="Stories continued, in all language pairs.", min=1)] = 20,
+    max_seconds: Annotated[float, typer.Option("--max-seconds", help="Longest continuation, in s.")] = 10.0,
+    asr: AsrOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """What the model says: language, intelligibility, coherence, repetition and diversity of its continuations."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from slm.transcribe import Transcriber
+    from train.evaluate.continuation import evaluate_continuation, markdown_table
+
+    held = Bundle.load(bundle, device)
+    ears = Transcriber.of_bundle(held.path, held.languages, asr)
+    print(markdown_table(evaluate_continuation(held, ears, out=out, prompts=count, max_seconds=max_seconds)))
+
+
+def all_command(
+    out: OutOption,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A part: cloze, pairs, alignment ... [default: all]", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A small part of everything, in minutes.")] = False,
+    asr: AsrOption = None,
+    cache: CacheOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = CORES,
+) -> None:
+    """Everything in one folder: results.json, report.md and a self-contained report.html. Run again, it goes on."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from slm.transcribe import Transcriber
+    from train.evaluate.all import QUICK, Sizes, evaluate_all
+    from train.evaluate.speech import default_cache
+
+    held = Bundle.load(bundle, device)
+    ears, deaf = None, ""
+    try:
+        ears = Transcriber.of_bundle(held.path, held.languages, asr)
+    except TresseError as error:
+        if asr:
+            raise
+        deaf = str(error)
+    results = evaluate_all(
+        held,
+        out=out,
+        command=shlex.join(["tresse", *sys.argv[1:]]),
+        transcriber=ears,
+        deaf=deaf,
+        sizes=QUICK if quick else Sizes(),
+        only=only or (),
+        cache=cache or default_cache(),
+        workers=workers,
+    )
+    for name, why in results["not_measured"].items():
+        print(f"not measured: {name}: {why}", file=sys.stderr)
+    print(f"{out / 'report.html'}: {', '.join(results['parts'])}")
+
+
+def bench_cloze_command(
+    count: Annotated[int, typer.Option(help="Items of each kind.", min=1)] = 50,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Cloze items scored a second: shared beginnings in batches against one item at a time."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.bench.cloze import bench_cloze, table
+    from train.evaluate.speech import default_cache
+
+    _show(bench_cloze(Bundle.load(bundle, device), count, cache=default_cache()), table)
+
+
+def units_command(
+    out: OutOption,
+    count: Annotated[int, typer.Option(help="Sentences of each language.", min=2)] = 100,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Whether the units name what is said, and not who says it."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.evaluate.units_report import report_units, summary_table
+
+    held = Bundle.load(bundle, device)
+    print(summary_table(report_units(held.units, held.languages, out, count=count)))
+
+
+def bench_train_command(
+    stories: Annotated[int, typer.Option(help="Stories trained on.", min=2)] = 64,
+    turns: Annotated[int, typer.Option(help="Timed turns of each way; the best counts.", min=1)] = 3,
+    bundle: BundleOption = None,
+) -> None:
+    """Units a second and useful share of the training loop against the plain transformers way."""
+    from train.bench.train import run_bench, table
+
+    _show(run_bench(stories, turns, Path(bundle) if bundle else None), table)
+
+
+def bench_prepare_command() -> None:
+    """Hours of speech an hour for synthesis, encoding and writing of a corpus."""
+    from train.bench.prepare import run_bench, table
+
+    _show(run_bench(), table)
+
+
+def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
+    """A table for people, then one JSON object as the last line."""
+    print(table(result))
+    print(json.dumps(result))

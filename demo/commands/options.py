@@ -1,0 +1,44 @@
+"""Options that several commands share, and what every command does first."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slm.errors import TresseError
+
+BundleOption = Annotated[
+    str | None,
+    typer.Option("--bundle", help="Folder or hub id of a bundle. [default: the shipped one]", show_default=False),
+]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+SeedOption = Annotated[int, typer.Option(help="The same seed gives the same continuation.")]
+TemperatureOption = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]
+TopPOption = Annotated[float, typer.Option("--top-p", help="Share of the probability that is drawn from.")]
+MaxSecondsOption = Annotated[float, typer.Option("--max-seconds", help="Longest continuation, in s.")]
+SpeakerOption = Annotated[
+    str | None, typer.Option(help="Voice of the continuation. [default: the bundle's first]", show_default=False)
+]
+RunOption = Annotated[
+    Path | None, typer.Option("--out", help="Folder of the run. [default: runs/NAME]", show_default=False)
+]
+WorkersOption = Annotated[int, typer.Option(help="Processes that speak and encode.", min=1)]
+CORES = os.cpu_count() or 1
+
+
+def no_telemetry() -> None:
+    """No library reports to anybody what is done with it."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pairs(option: str, entries: list[str] | None, form: str = "key=value") -> dict[str, str]:
+    """`["a=1", "b=2"]` -> a dictionary. Raises TresseError for an entry without `=`."""
+    for entry in entries or []:
+        if "=" not in entry:
+            raise TresseError(f"{option} {entry}: write {form}")
+    return dict(entry.split("=", 1) for entry in entries or [])

@@ -1,0 +1,122 @@
+"""Talking to the model: the page, one file, a folder of files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from demo.commands.options import (
+    BundleOption,
+    DeviceOption,
+    MaxSecondsOption,
+    SeedOption,
+    SpeakerOption,
+    TemperatureOption,
+    TopPOption,
+    no_telemetry,
+)
+from slm.errors import TresseError
+
+
+def demo_command(
+    bundle: BundleOption = None,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to serve on.", min=1, max=65535)] = 7860,
+    device: DeviceOption = "auto",
+    recordings: Annotated[
+        Path | None, typer.Option(help="Keep every turn in this folder. [default: nothing is kept]", show_default=False)
+    ] = None,
+) -> None:
+    """Serve the page on which one talks with the model."""
+    no_telemetry()
+    from demo.app import serve
+    from slm.bundle import Bundle
+
+    serve(Bundle.load(bundle, device), host, port, recordings=recordings)
+
+
+def continue_command(
+    prompt: Annotated[Path, typer.Argument(help="Audio file with the beginning of a story.", show_default=False)],
+    to: Annotated[str, typer.Option(help="Language of the continuation, for example en or fr.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="WAV file to write.", show_default=False)],
+    seed: SeedOption = 0,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 0.95,
+    max_seconds: MaxSecondsOption = 12.0,
+    speaker: SpeakerOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a sentence.")] = False,
+) -> None:
+    """Go on with a spoken story in the language asked for."""
+    no_telemetry()
+    _check_output(out)
+    if not prompt.exists():
+        raise TresseError(f"no such file: {prompt}")
+    from demo.record import continue_file
+    from slm.bundle import Bundle
+
+    settings = {
+        "seed": seed,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_seconds": max_seconds,
+        "speaker": speaker,
+    }
+    report = continue_file(Bundle.load(bundle, device), prompt, to, out, **settings)
+    if as_json:
+        print(json.dumps(report))
+    else:
+        print(
+            f"{out}: {report['seconds']:.1f} s in {to}; first audio after {report['time_to_first_audio_ms']:.0f} ms, "
+            f"real-time factor {report['real_time_factor']:.3f}"
+        )
+
+
+def record_command(
+    prompts: Annotated[Path, typer.Argument(help="Folder of audio files.", show_default=False)],
+    to: Annotated[list[str], typer.Option(help="Languages of the continuations: --to en fr.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for WAVs and manifest.jsonl.", show_default=False)],
+    seed: SeedOption = 0,
+    temperature: TemperatureOption = 0.8,
+    top_p: TopPOption = 0.95,
+    max_seconds: MaxSecondsOption = 12.0,
+    speaker: SpeakerOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Continue every audio file of a folder in every language asked for. Run again, it goes on where it stopped."""
+    no_telemetry()
+    if not prompts.is_dir():
+        raise TresseError(f"{prompts} is not a folder: give a folder of audio files")
+    from demo.record import record_folder
+    from slm.bundle import Bundle
+
+    settings = {
+        "seed": seed,
+        "temperature": temperature,
+        "top_p": top_p,
+        "max_seconds": max_seconds,
+        "speaker": speaker,
+    }
+    done, failed = record_folder(Bundle.load(bundle, device), prompts, to, out, **settings)
+    print(
+        f"{out}: {done} continuations"
+        + (f", {failed} prompts could not be used (see manifest.jsonl)" if failed else "")
+    )
+
+
+def _check_output(path: Path) -> None:
+    """Fail before the work, not after it."""
+    if path.is_dir():
+        raise TresseError(f"{path} is a folder: name a .wav file")
+    if path.suffix.lower() != ".wav":
+        raise TresseError(f"{path} must end in .wav")
+    if not path.parent.is_dir():
+        raise TresseError(f"there is no folder {path.parent}: make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise TresseError(f"cannot write in {path.parent}: choose another place for the output")
