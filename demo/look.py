@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+STYLE = (Path(__file__).with_name("web") / "style.css").read_text(encoding="utf-8")
 
 _STRANDS = """
 <path d="M8 2 C8 12 24 12 24 22 S8 32 8 42 24 52 24 62" stroke="{2}"/>
@@ -67,8 +67,3 @@ def theme() -> gr.themes.Base:
         button_primary_background_fill_hover_dark="*primary_500",
         button_primary_text_color="white",
     )
-
-
-PROMPT_WAVEFORM = gr.WaveformOptions(waveform_color="#80b7bc", waveform_progress_color="#2b6f77")
-REPLY_WAVEFORM = gr.WaveformOptions(waveform_color="#e5a68e", waveform_progress_color="#d9734e")
-"""Prompt and reply are two strands of the braid; both colours can be seen on light and on dark."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slm.audio import read_audio, write_wav
 from slm.bundle import Bundle
 from slm.errors import TresseError
+
+if TYPE_CHECKING:
+    from slm.transcribe import Transcriber
 
 AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac"}
 
@@ -43,8 +47,44 @@ def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: 
         "time_to_first_audio_ms": round(chunks[0].elapsed * 1000, 1),
         "total_ms": round(took * 1000, 1),
         "real_time_factor": round(took / seconds, 4),
-        "transcript": None,
+        "transcript": _transcript(bundle, audio, to),
         "seed": settings["seed"],
+    }
+
+
+def _transcript(bundle: Bundle, audio: np.ndarray, language: str) -> str | None:
+    """What was said, where the bundle has a recogniser."""
+    transcriber = _transcriber(bundle.path, tuple(bundle.languages))
+    return transcriber.transcribe(audio, bundle.sample_rate, language).text if transcriber else None
+
+
+@functools.lru_cache(maxsize=1)
+def _transcriber(path: Path, languages: tuple[str, ...]) -> Transcriber | None:
+    if not (path / "asr" / "model.bin").exists():
+        return None
+    from slm.transcribe import Transcriber
+
+    return Transcriber.of_bundle(path, languages)
+
+
+def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = None, part: int = 1) -> dict[str, Any]:
+    """Make a reply of a conversation that the page saved (.zip) again, sample for sample, and write it as WAV.
+
+    turn, part: counted from 1; None: the last turn. Returns the report. Raises TresseError as `archive.reproduce`.
+    """
+    from demo.archive import reproduce
+
+    bundle.warm_up()
+    reply = reproduce(bundle, path, turn, part)
+    write_wav(out, reply.waveform, reply.sample_rate)
+    return {
+        "seconds": round(reply.seconds, 3),
+        "language": "-".join(reply.languages),
+        "tokens": reply.tokens,
+        "time_to_first_audio_ms": round(1000 * reply.first_audio, 1),
+        "real_time_factor": round(reply.real_time_factor, 4),
+        "transcript": _transcript(bundle, reply.waveform, reply.languages[0]),
+        "seed": reply.seed,
     }
 
 

@@ -1,12 +1,13 @@
-"""Replies kept on disk, only where the user named a folder: one sub-folder a reply, which appears complete or not at all.
+"""Turns kept on disk, only where the user named a folder: one sub-folder a turn, which appears complete or not at all.
 
-DIR/20261121-142530-fr-1a2b3c/  prompt.wav  reply.wav  reply.json
+DIR/20261121-142530-fr-1a2b3c/  prompt.wav  reply-1-fr.wav  turn.json
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -14,11 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from demo.turn import Reply
+from demo.archive import describe_reply
+from demo.conversation import Turn
 from slm.audio import write_wav
 from slm.errors import TresseError
+
+NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]+-[0-9a-f]{6}")
+FILE = re.compile(r"(prompt|reply-\d+-[A-Za-z0-9_-]+)\.wav")
 
 
 def open_folder(folder: Path) -> Path:
@@ -32,33 +35,74 @@ def open_folder(folder: Path) -> Path:
     return folder
 
 
-def save(folder: Path, prompt: np.ndarray, prompt_rate: int, reply: Reply, bundle: dict[str, Any]) -> Path:
-    """Keep one turn. prompt: float32 [samples] at prompt_rate Hz; bundle: its bundle.json. Returns the new sub-folder.
+def save(folder: Path, turn: Turn, conversation: str, number: int, bundle: dict[str, Any]) -> Path:
+    """Keep one turn; conversation, number: where it belongs; bundle: its bundle.json. Returns the new sub-folder.
 
     Raises TresseError where it cannot be written.
     """
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{reply.settings.language}-{secrets.token_hex(3)}"
+    spoken = "-".join(turn.replies[0].languages) if turn.replies else turn.prompt.language
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{spoken}-{secrets.token_hex(3)}"
     temporary = folder / f".{name}.tmp"
+    files = [f"reply-{part}-{'-'.join(reply.languages)}.wav" for part, reply in enumerate(turn.replies, 1)]
     description = {
-        **asdict(reply.settings),
-        "prompt_language": reply.prompt_language,
-        "prompt_seconds": round(len(prompt) / prompt_rate, 3),
-        "seconds": round(reply.seconds, 3),
-        "tokens": reply.tokens,
-        "time_to_first_audio_ms": round(1000 * reply.first_audio, 1),
-        "real_time_factor": round(reply.real_time_factor, 4),
-        "stopped": reply.stopped,
-        "bundle": bundle,
+        "conversation": conversation,
+        "turn": number + 1,
+        "settings": asdict(turn.settings),
+        "prompt": {
+            "file": "prompt.wav",
+            "language": turn.prompt.language,
+            "seconds": round(turn.prompt.seconds, 3),
+            "transcript": turn.transcript,
+        },
+        "replies": [{"file": file, **describe_reply(reply)} for file, reply in zip(files, turn.replies, strict=True)],
+        "bundle": {key: bundle[key] for key in ("format", "name", "provenance") if key in bundle},
     }
     try:
         temporary.mkdir(parents=True)
-        write_wav(temporary / "prompt.wav", prompt, prompt_rate)
-        write_wav(temporary / "reply.wav", reply.waveform, reply.sample_rate)
-        text = json.dumps(description, ensure_ascii=False, indent=2, default=str)
-        (temporary / "reply.json").write_text(text + "\n", encoding="utf-8")
+        write_wav(temporary / "prompt.wav", turn.waveform, turn.rate)
+        for file, reply in zip(files, turn.replies, strict=True):
+            write_wav(temporary / file, reply.waveform, reply.sample_rate)
+        text = json.dumps(description, ensure_ascii=False, default=str)
+        (temporary / "turn.json").write_text(text + "\n", encoding="utf-8")
         os.replace(temporary, folder / name)
     except OSError as error:
         raise TresseError(f"cannot keep the recording in {folder} ({error.strerror}): free some space there") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / name
+
+
+def listing(folder: Path, language: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
+    """The latest turns kept, newest first; language: those in which somebody spoke it. Damaged ones are left out."""
+    found: list[dict[str, Any]] = []
+    for path in sorted(folder.iterdir(), reverse=True):
+        if not NAME.fullmatch(path.name):
+            continue
+        try:
+            turn = json.loads((path / "turn.json").read_text(encoding="utf-8"))
+            prompt, replies = turn["prompt"], turn["replies"]
+            spoken = {prompt["language"], *(code for reply in replies for code in reply["languages"])}
+            if language and language not in spoken:
+                continue
+            parts = [{"file": prompt["file"], "languages": [prompt["language"]], **_shown(prompt)}]
+            parts += [{"file": reply["file"], "languages": reply["languages"], **_shown(reply)} for reply in replies]
+            found.append(
+                {"name": path.name, "conversation": turn["conversation"], "turn": turn["turn"], "parts": parts}
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _shown(part: dict[str, Any]) -> dict[str, Any]:
+    return {"seconds": part["seconds"], "text": part.get("transcript", "")}
+
+
+def file_of(folder: Path, name: str, file: str) -> Path:
+    """The path of one recording. Raises TresseError where there is no such file."""
+    path = folder / name / file
+    if not NAME.fullmatch(name) or not FILE.fullmatch(file) or not path.is_file():
+        raise TresseError("there is no such recording: reload the page")
+    return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from slm.continuation import Prompt, continue_prompt, detect_language, hear
+from slm.continuation import Prompt, Sentence, continue_prompt, detect_language, fitting, hear
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
-from slm.units import UnitEncoder, Units, UnitVocabulary, load_encoder
+from slm.listening import PromptStream
+from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
 
@@ -42,13 +43,32 @@ class Example:
 @dataclass(frozen=True)
 class Chunk:
     """A piece of a continuation: float32 [samples] at the bundle's rate, the units it was spoken from (those new since the
-    chunk before), tokens generated so far, s since the prompt was given, and the language the prompt was heard in."""
+    chunk before), tokens generated so far, s since the prompt was given, and the language the prompt was heard in.
+
+    sentence: int64 [N], for each unit the number of its sentence in the continuation, -1 in the pauses between them;
+    languages: of the sentences begun so far."""
 
     audio: np.ndarray
     units: Units
     tokens: int
     elapsed: float
     prompt_language: str
+    sentence: np.ndarray
+    languages: tuple[str, ...]
+
+
+def told(chunks: Iterable[Chunk]) -> list[Sentence]:
+    """The sentences of a continuation, as the story goes on from them."""
+    held = list(chunks)
+    if not held:
+        return []
+    units, number = Units.concatenate([c.units for c in held]), np.concatenate([c.sentence for c in held])
+    parts = [(units.ids[number == k], units.run_lengths[number == k]) for k in range(len(held[-1].languages))]
+    return [
+        Sentence(Units(ids, lengths, units.frame_rate), language)
+        for (ids, lengths), language in zip(parts, held[-1].languages, strict=True)
+        if len(ids)
+    ]
 
 
 class Bundle:
@@ -69,7 +89,8 @@ class Bundle:
         self._lock = threading.Lock()
         self._warm = False
         unspoken = [language for language in self.languages if language not in self.vocabulary.tag_ids]
-        if unspoken or self.vocabulary.codebook_size != self.units.codebook_size:
+        sizes = {self.vocabulary.codebook_size, self.units.codebook_size, self.vocoder.config.codebook_size}
+        if unspoken or len(sizes) > 1 or self.vocoder.config.frame_rate != self.units.frame_rate:
             raise TresseError(f"the parts of the bundle {path} do not fit together: restore the bundle's files")
 
     @classmethod
@@ -148,69 +169,124 @@ class Bundle:
         self,
         waveform: np.ndarray,
         sample_rate: int,
-        to: str,
+        to: str | Sequence[str],
         *,
         seed: int = 0,
         temperature: float = 0.8,
         top_p: float = 0.95,
         max_seconds: float = 12.0,
         speaker: str | None = None,
+        before: Iterable[Sentence] = (),
     ) -> Iterator[Chunk]:
         """Go on with the story spoken in float32 [samples], in language `to`; yields Chunks as they are ready.
 
-        The same arguments give the same continuation. Closing the iterator ends the generation. Raises TresseError for
-        a prompt without speech, too short or too long, an unknown language or speaker, or settings out of range.
+        to: a language, or several that take turns sentence by sentence. before: the story so far. The same arguments
+        give the same continuation. Closing the iterator ends the generation. Raises TresseError for a prompt without
+        speech, too short or too long, an unknown language or speaker, or settings out of range.
         """
         started = time.perf_counter()
         self.check_settings(to, temperature, top_p, max_seconds, speaker)
+        yield from self.reply(
+            self.prompt(waveform, sample_rate, before),
+            to,
+            seed=seed,
+            temperature=temperature,
+            top_p=top_p,
+            max_seconds=max_seconds,
+            speaker=speaker,
+            started=started,
+        )
+
+    def prompt(self, waveform: np.ndarray, sample_rate: int, before: Iterable[Sentence] = ()) -> Prompt:
+        """What was said in float32 [samples], in which language. Raises TresseError as `hear` does."""
         sentences, seconds = hear(waveform, sample_rate, self.units, self.max_prompt_seconds)
-        prompt = Prompt(sentences, detect_language(sentences, self.engine, self.vocabulary), seconds)
+        return self.understand(sentences, seconds, before)
+
+    def prompt_stream(self, sample_rate: int) -> PromptStream:
+        """A prompt that is still being spoken: push samples as they come; `understand` what `finish` returns."""
+        return PromptStream(self.units, sample_rate, self.max_prompt_seconds)
+
+    def understand(self, sentences: list[Units], seconds: float, before: Iterable[Sentence] = ()) -> Prompt:
+        """Sentences of units, heard in so many s, with their language."""
+        return Prompt(sentences, detect_language(sentences, self.engine, self.vocabulary), seconds, tuple(before))
+
+    def reply(
+        self,
+        prompt: Prompt,
+        to: str | Sequence[str],
+        *,
+        seed: int = 0,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        max_seconds: float = 12.0,
+        speaker: str | None = None,
+        started: float | None = None,
+    ) -> Iterator[Chunk]:
+        """`continue_speech` for a prompt that was heard already; `started`: time.perf_counter() when it was given."""
+        self.check_settings(to, temperature, top_p, max_seconds, speaker)
         sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=self._max_tokens(max_seconds))
         yield from self.speak(prompt, to, sampling, max_seconds, speaker, started)
+
+    def context_use(self, story: Sequence[Sentence], max_seconds: float) -> tuple[int, int, int]:
+        """Tokens of a story that a further reply looks back on, how many it could, and how many of the oldest sentences
+        are forgotten."""
+        limit = self.context - self._max_tokens(max_seconds)
+        kept = fitting(story, self.vocabulary, limit - 2)
+        return sum(len(tokens) for tokens in kept), limit, len(story) - len(kept)
 
     def speak(
         self,
         prompt: Prompt,
-        to: str,
+        to: str | Sequence[str],
         sampling: Sampling,
         max_seconds: float,
         speaker: str | None = None,
         started: float | None = None,
     ) -> Iterator[Chunk]:
-        """Continue a prompt that was heard already; `started`: time.perf_counter() when it was given."""
+        """`reply`, with all that can be set."""
         started = time.perf_counter() if started is None else started
         stream = self.vocoder.stream(speaker)
         rate = self.units.frame_rate
         limit = int(max_seconds * self.sample_rate)
         samples, tokens, pending = 0, 0, Units.empty(rate)
+        languages: list[str] = []
+        owners: list[np.ndarray] = []
         pause = np.array([max(1, round(SENTENCE_PAUSE * rate))])
 
-        def chunk(audio: np.ndarray, units: Units) -> Chunk:
-            return Chunk(audio, units, tokens, time.perf_counter() - started, prompt.language)
+        def chunk(audio: np.ndarray) -> Chunk:
+            owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
+            elapsed = time.perf_counter() - started
+            return Chunk(audio, pending, tokens, elapsed, prompt.language, owner, tuple(languages))
 
         for step in continue_prompt(prompt, to, self.engine, self.vocabulary, sampling, self.context):
             tokens += 1
+            if step.boundary or not languages:
+                languages.append(step.language)
             ids, lengths = (np.array([self.silence]), pause) if step.boundary else (step.unit_ids, None)
-            audio = stream.push(ids, lengths, language=to)
-            units = Units(ids, stream.run_lengths, rate)
-            pending = Units.concatenate([pending, units])
+            if not collapses(self.units):  # a unit is a frame
+                ids = np.repeat(ids, pause[0]) if step.boundary else ids
+                lengths = np.ones_like(ids)
+            audio = stream.push(ids, lengths, language=step.language)
+            pending = Units.concatenate([pending, Units(ids, stream.run_lengths, rate)])
+            owners.append(np.full(len(ids), -1 if step.boundary else len(languages) - 1))
             if len(audio):
                 if samples + len(audio) >= limit:
-                    yield chunk(_fade_out(audio[: limit - samples], self.sample_rate), pending)
+                    yield chunk(_fade_out(audio[: limit - samples], self.sample_rate))
                     return
                 samples += len(audio)
-                yield chunk(audio, pending)
-                pending = Units.empty(rate)
+                yield chunk(audio)
+                pending, owners = Units.empty(rate), []
         audio = stream.flush()[: limit - samples]
         if len(audio):
-            yield chunk(audio, pending)
+            yield chunk(audio)
 
     def check_settings(
-        self, to: str, temperature: float, top_p: float, max_seconds: float, speaker: str | None
+        self, to: str | Sequence[str], temperature: float, top_p: float, max_seconds: float, speaker: str | None
     ) -> None:
         """Raises TresseError, naming what is allowed, where a setting is not."""
-        if to not in self.languages:
-            raise TresseError(f"unknown language {to!r}: this bundle speaks {', '.join(self.languages)}")
+        for language in [to] if isinstance(to, str) else to:
+            if language not in self.languages:
+                raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(self.languages)}")
         if not 0 <= temperature <= 5:
             raise TresseError(f"temperature must lie between 0 and 5, not {temperature}")
         if not 0 < top_p <= 1:

@@ -6,34 +6,53 @@ sound is the bundle's business, which alone knows the vocoder.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 
 from slm.audio import check_waveform, resample
 from slm.engines import Engine, Sampling
 from slm.errors import TresseError
-from slm.units import UnitEncoder, Units, UnitVocabulary
+from slm.units import UnitEncoder, Units, UnitVocabulary, collapses
 from slm.voice_activity import speech_segments
 
 
 @dataclass(frozen=True)
+class Sentence:
+    """One sentence of a story, spoken by whomever: its units and its language."""
+
+    units: Units
+    language: str
+
+
+@dataclass(frozen=True)
 class Prompt:
-    """What the model was told: sentences of units, all in one language, and the length of the recording in s."""
+    """What the model was told: sentences of units, all in one language, and the length of the recording in s; `before`:
+    the story so far, where this is not its beginning."""
 
     sentences: list[Units]
     language: str
     seconds: float
+    before: tuple[Sentence, ...] = ()
+
+    @property
+    def story(self) -> tuple[Sentence, ...]:
+        """Everything told until now."""
+        return (*self.before, *(Sentence(units, self.language) for units in self.sentences))
 
 
 @dataclass(frozen=True)
 class Step:
-    """One generated token: its unit ids int64 [N] (none at a sentence boundary), and whether a sentence begins here."""
+    """One generated token: its unit ids int64 [N] (none at a sentence boundary), whether a sentence begins here, and the
+    language of the sentence that it belongs to."""
 
     token: int
     unit_ids: np.ndarray
     boundary: bool
+    language: str
 
 
 def hear(waveform: np.ndarray, sample_rate: int, encoder: UnitEncoder, max_seconds: float) -> tuple[list[Units], float]:
@@ -42,16 +61,23 @@ def hear(waveform: np.ndarray, sample_rate: int, encoder: UnitEncoder, max_secon
     Raises TresseError where it is too short, too long, not finite, or holds no speech.
     """
     waveform = check_waveform(waveform, sample_rate, max_seconds)
-    segments = speech_segments(waveform, sample_rate)
-    if not segments:
-        raise TresseError("no speech found in the prompt: speak closer to the microphone, or choose another recording")
     frames = encoder.encode(resample(waveform, sample_rate, encoder.sample_rate), encoder.sample_rate).frames()
+    return cut(waveform, sample_rate, frames, encoder), len(waveform) / sample_rate
+
+
+def cut(waveform: np.ndarray, sample_rate: int, frames: np.ndarray, encoder: UnitEncoder) -> list[Units]:
+    """The sentences of a recording, float32 [samples], whose units are `frames` int64 [T]: cut at pauses.
+
+    Raises TresseError where there is no speech.
+    """
     sentences = []
-    for start, end in segments:
+    for start, end in speech_segments(waveform, sample_rate):
         part = frames[int(start * encoder.frame_rate) : max(1, round(end * encoder.frame_rate))]
         if len(part):
-            sentences.append(Units.from_frames(part, encoder.frame_rate))
-    return sentences, len(waveform) / sample_rate
+            sentences.append(Units.from_frames(part, encoder.frame_rate, collapses(encoder)))
+    if not sentences:
+        raise TresseError("no speech found in the prompt: speak closer to the microphone, or choose another recording")
+    return sentences
 
 
 def detect_language(sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary) -> str:
@@ -65,31 +91,66 @@ def detect_language(sentences: Sequence[Units], engine: Engine, vocabulary: Unit
     return vocabulary.languages[int(np.argmax(scores))]
 
 
+def fitting(story: Sequence[Sentence], vocabulary: UnitVocabulary, room: int) -> list[list[int]]:
+    """The story's last sentences as tokens `<language> units`, at most `room` of them together; the oldest give way first.
+
+    Of a single sentence that is longer than that, its beginning.
+    """
+    kept: list[list[int]] = []
+    for sentence in reversed(story):
+        tokens = [vocabulary.tag_ids[sentence.language], *vocabulary.encode(sentence.units.ids)]
+        if len(tokens) > room:
+            return kept or [tokens[:room]]
+        room -= len(tokens)
+        kept.insert(0, tokens)
+    return kept
+
+
 def prompt_tokens(prompt: Prompt, to: str, vocabulary: UnitVocabulary, limit: int) -> list[int]:
-    """`<bos> <prompt language> sentence ... <to>`: at most `limit` tokens; the oldest sentences give way first."""
-    sentences = [[vocabulary.tag_ids[prompt.language], *vocabulary.encode(part.ids)] for part in prompt.sentences]
-    room = limit - 2
-    kept: list[int] = []
-    for sentence in reversed(sentences):
-        if len(kept) + len(sentence) > room:
-            kept = kept or sentence[:room]  # a single sentence longer than the context: its beginning
-            break
-        kept = sentence + kept
-    return [vocabulary.bos_id, *kept, vocabulary.tag_ids[to]]
+    """`<bos> <language> sentence <language> sentence ... <to>`: at most `limit` tokens, see `fitting`."""
+    kept = fitting(prompt.story, vocabulary, limit - 2)
+    return [vocabulary.bos_id, *(token for sentence in kept for token in sentence), vocabulary.tag_ids[to]]
 
 
 def continue_prompt(
-    prompt: Prompt, to: str, engine: Engine, vocabulary: UnitVocabulary, sampling: Sampling, context: int
+    prompt: Prompt,
+    to: str | Sequence[str],
+    engine: Engine,
+    vocabulary: UnitVocabulary,
+    sampling: Sampling,
+    context: int,
 ) -> Iterator[Step]:
-    """Sample the continuation of a prompt in language `to`, token by token, until the story ends.
+    """Sample the continuation of a prompt token by token, until the story ends.
 
-    Other languages' tags are banned, so that every further sentence is in `to` as well.
+    to: a language, in which every further sentence is told; or several, which take turns sentence by sentence. The tags
+    of languages whose turn it is not are banned.
     """
-    if to not in vocabulary.tag_ids:
-        raise TresseError(f"unknown language {to!r}: this bundle speaks {', '.join(vocabulary.languages)}")
-    tag = vocabulary.tag_ids[to]
-    banned = (vocabulary.bos_id, *(index for language, index in vocabulary.tag_ids.items() if language != to))
-    tokens = prompt_tokens(prompt, to, vocabulary, context - sampling.max_tokens)
-    sampling = Sampling(**{**sampling.__dict__, "banned": (*sampling.banned, *banned)})
-    for token in engine.generate(tokens, sampling):
-        yield Step(token, np.asarray(vocabulary.token_units(token), dtype=np.int64), token == tag)
+    languages = [to] if isinstance(to, str) else list(to)
+    for language in languages:
+        if language not in vocabulary.tag_ids:
+            raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(vocabulary.languages)}")
+    tokens = prompt_tokens(prompt, languages[0], vocabulary, context - sampling.max_tokens)
+    start, number = len(tokens), 0
+    while (done := len(tokens) - start) < sampling.max_tokens:
+        language = languages[number % len(languages)]
+        tag = vocabulary.tag_ids[languages[(number + 1) % len(languages)]]
+        banned = (vocabulary.bos_id, *(index for index in vocabulary.tag_ids.values() if index != tag))
+        turn = replace(
+            sampling,
+            seed=sampling.seed + number,
+            max_tokens=sampling.max_tokens - done,
+            min_tokens=max(0, min(sampling.min_tokens, sampling.max_tokens) - done),
+            banned=(*sampling.banned, *banned),
+        )
+        with contextlib.closing(cast(Generator, engine.generate(tuple(tokens), turn))) as drawn:
+            for token in drawn:
+                tokens.append(token)
+                boundary = token == tag
+                if boundary:
+                    number += 1
+                    language = languages[number % len(languages)]
+                yield Step(token, np.asarray(vocabulary.token_units(token), dtype=np.int64), boundary, language)
+                if boundary and len(languages) > 1:
+                    break  # the other language's turn: other tags are banned
+            else:
+                return

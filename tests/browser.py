@@ -44,6 +44,11 @@ def chromium_path() -> str | None:
     return path if Path(path).exists() else None
 
 
+def flags(microphone: Path | None) -> list[str]:
+    """Chromium's flags; microphone: a WAV that the fake microphone plays."""
+    return [*FLAGS, *([f"--use-file-for-fake-audio-capture={microphone}"] if microphone else [])]
+
+
 @contextmanager
 def chromium(microphone: Path | None = None) -> Iterator[Any]:
     """A headless Chromium (Playwright's Browser). microphone: a WAV that the fake microphone plays."""
@@ -52,9 +57,8 @@ def chromium(microphone: Path | None = None) -> Iterator[Any]:
     path = chromium_path()
     if path is None:
         raise RuntimeError("no Chromium: run `python -m tests.browser`")
-    flags = [*FLAGS, *([f"--use-file-for-fake-audio-capture={microphone}"] if microphone else [])]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=flags)
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=flags(microphone))
         try:
             yield browser
         finally:

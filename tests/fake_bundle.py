@@ -1,20 +1,24 @@
 """A stand-in for a bundle, for tests that need exact timing: replies of a known sound, made at a known speed.
 
-The sound is speech-like (a buzz in syllables, silent between them). Its pitch depends on the prompt's own loudest
-frequency, so that a test can tell whose reply is whose.
+The sound is speech-like (a buzz in syllables, silent between them). Its pitch is the prompt's own loudest frequency, to the
+nearest 10 Hz, so that a test can tell whose reply is whose.
 """
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from slm.audio import check_waveform, write_wav
+from slm.bundle import Chunk
+from slm.continuation import Prompt, Sentence
 from slm.errors import TresseError
 from slm.units.sequence import Units
 
@@ -26,13 +30,44 @@ class FakeExample:
     text: str
 
 
+RATE = 16000
+FRAME_RATE = 50.0
+
+
 @dataclass(frozen=True)
-class FakeChunk:
-    audio: np.ndarray
-    units: Units
-    tokens: int
-    elapsed: float
-    prompt_language: str
+class FakePrompt(Prompt):
+    """A prompt that remembers its own pitch, in Hz."""
+
+    pitch: float = 200.0
+
+
+class FakePromptStream:
+    """A unit every 20 ms, whatever is said."""
+
+    def __init__(self, sample_rate: int, max_seconds: float) -> None:
+        self.sample_rate, self.max_seconds = sample_rate, max_seconds
+        self._parts: list[np.ndarray] = [np.zeros(0, np.float32)]
+
+    @property
+    def waveform(self) -> np.ndarray:
+        return np.concatenate(self._parts)
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        self._parts.append(samples)
+        if len(self.waveform) > self.max_seconds * self.sample_rate:
+            raise TresseError(f"the prompt is longer than {self.max_seconds:.0f} s: say less at once")
+        return np.arange(len(samples) * 50 // self.sample_rate)
+
+    def finish(self) -> tuple[list[Units], float]:
+        waveform = check_waveform(self.waveform, self.sample_rate, self.max_seconds)
+        return [fake_units(waveform, self.sample_rate)], len(waveform) / self.sample_rate
+
+
+def fake_units(waveform: np.ndarray, sample_rate: int) -> Units:
+    """Units that tell the pitch: the first one is its nearest multiple of 10 Hz."""
+    frames = np.full(max(1, round(len(waveform) / sample_rate * FRAME_RATE)), 7)
+    frames[0] = min(99, round(loudest_frequency(waveform, sample_rate) / 10))
+    return Units.from_frames(frames, FRAME_RATE)
 
 
 def buzz(pitch: float, seconds: float, sample_rate: int = 16000) -> np.ndarray:
@@ -63,9 +98,14 @@ class FakeBundle:
     real_time_factor: float = 0.2
     reply_seconds: float = 3.0  # replies are no longer than this
     closed: int = 0  # generations that were ended early
+    active: int = 0  # generations under way
+    most_active: int = 0
+    context: int = 1024
 
     def __post_init__(self) -> None:
         self.path = self.folder
+        self.units = SimpleNamespace(frame_rate=FRAME_RATE, sample_rate=RATE)
+        self._lock = threading.Lock()
         self.info: dict[str, Any] = {"format": 1, "languages": self.languages}
         self.examples = []
         for number, code in enumerate(self.languages * 2):
@@ -79,30 +119,65 @@ class FakeBundle:
     def warm_up(self) -> None:
         """Nothing is loaded lazily here."""
 
-    def continue_speech(
+    def check_settings(
+        self, to: str | Sequence[str], temperature: float, top_p: float, max_seconds: float, speaker: str | None
+    ) -> None:
+        for language in [to] if isinstance(to, str) else to:
+            if language not in self.languages:
+                raise TresseError(f"unknown language {language}: choose one of {', '.join(self.languages)}")
+
+    def context_use(self, story: Sequence[Sentence], max_seconds: float) -> tuple[int, int, int]:
+        """Ten tokens a sentence."""
+        kept = min(len(story), self.context // 20)
+        return 10 * kept, self.context // 2, len(story) - kept
+
+    def prompt_stream(self, sample_rate: int) -> FakePromptStream:
+        return FakePromptStream(sample_rate, self.max_prompt_seconds)
+
+    def prompt(self, waveform: np.ndarray, sample_rate: int, before: Sequence[Sentence] = ()) -> Prompt:
+        stream = self.prompt_stream(sample_rate)
+        stream.push(waveform)
+        return self.understand(*stream.finish(), before)
+
+    def understand(self, sentences: list[Units], seconds: float, before: Sequence[Sentence] = ()) -> Prompt:
+        """High voices speak the last language, low ones the first."""
+        pitch = 10.0 * int(sentences[0].ids[0])
+        language = self.languages[0 if pitch < 190 else -1]
+        return FakePrompt(sentences, language, seconds, tuple(before), pitch)
+
+    def reply(
         self,
-        waveform: np.ndarray,
-        sample_rate: int,
-        to: str,
+        prompt: Prompt,
+        to: str | Sequence[str],
         *,
         seed: int = 0,
         temperature: float = 0.8,
         top_p: float = 0.95,
         max_seconds: float = 12.0,
         speaker: str | None = None,
-    ) -> Iterator[FakeChunk]:
+    ) -> Iterator[Chunk]:
         began = time.monotonic()
-        waveform = check_waveform(waveform, sample_rate, self.max_prompt_seconds)
-        if to not in self.languages:
-            raise TresseError(f"unknown language {to}: choose one of {', '.join(self.languages)}")
-        audio = buzz(loudest_frequency(waveform, sample_rate), min(max_seconds, self.reply_seconds), self.sample_rate)
+        languages = [to] if isinstance(to, str) else list(to)
+        self.check_settings(languages, temperature, top_p, max_seconds, speaker)
+        pitch = 10.0 * int(prompt.sentences[0].ids[0])
+        audio = buzz(pitch, min(max_seconds, self.reply_seconds), self.sample_rate)
         step = int(self.chunk_seconds * self.sample_rate)
         done = False
+        with self._lock:
+            self.active += 1
+            self.most_active = max(self.most_active, self.active)
         try:
             for number, start in enumerate(range(0, len(audio), step)):
                 time.sleep(self.chunk_seconds * self.real_time_factor)
-                elapsed = time.monotonic() - began
-                yield FakeChunk(audio[start : start + step], Units.empty(50.0), number + 1, elapsed, self.languages[0])
+                part = audio[start : start + step]
+                frames = round(len(part) / self.sample_rate * FRAME_RATE)
+                sentence = number // 5 if len(languages) > 1 else 0  # braided: a sentence every five chunks
+                spoken = tuple(languages[k % len(languages)] for k in range(sentence + 1))
+                units = Units(np.arange(frames) % 100, np.ones(frames, np.int64), FRAME_RATE)
+                owner = np.full(frames, sentence)
+                yield Chunk(part, units, number + 1, time.monotonic() - began, prompt.language, owner, spoken)
             done = True
         finally:
-            self.closed += not done
+            with self._lock:
+                self.active -= 1
+                self.closed += not done

@@ -1,15 +1,14 @@
 """The page, driven in headless Chromium: what is asserted is the sound that reaches the loudspeaker.
 
 A tap in front of the audio destination (`TAP`) keeps every block that is played, with its time on the audio clock. Tests of
-exact timing use a stand-in for the bundle; the last one uses the shipped bundle.
+exact timing use a stand-in for the bundle; two use the shipped bundle. What needs no browser is in test_conversation.py.
 """
 
 from __future__ import annotations
 
 import base64
-import json
+import contextlib
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,19 +19,15 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from demo import player as player_module
-from demo import recordings
+from demo import archive
 from demo.app import start
-from demo.player import Feed
-from demo.turn import Reply, Runs, Settings, Turn
-from slm.audio import read_audio, write_wav
+from demo.routes import WEB
+from slm.audio import write_wav
 from slm.bundle import Bundle
-from slm.errors import TresseError
 from tests import browser as browser_module
 from tests.browser import chromium
+from tests.conftest import spoken_beginning
 from tests.fake_bundle import FakeBundle, buzz, loudest_frequency
 
 MICROPHONE_PITCH = 170.0
@@ -62,6 +57,10 @@ HEARD = """() => window.heard.filter(([, samples]) => samples.some((s) => Math.a
   const bytes = new Uint8Array(samples.buffer);
   return [time, btoa(String.fromCharCode(...bytes))];
 })"""
+CLICK_AND_TELL_TIME = """(selector) => {
+  document.querySelector(selector).click();
+  return window.tapped.currentTime;
+}"""
 
 
 class Visitor:
@@ -71,32 +70,46 @@ class Visitor:
         self.page = page
 
     def upload(self, path: Path) -> None:
-        """Replace the prompt by a file."""
-        if self.page.locator("#prompt [aria-label='Clear']").count():
-            self.page.locator("#prompt [aria-label='Clear']").first.click()
-        self.page.locator("#prompt [aria-label='Upload file']").click()
-        self.page.locator("#prompt input[type=file]").set_input_files(str(path))
-        self.page.locator("#prompt input[type=file]").wait_for(state="detached")
+        """Begin with a file."""
+        self.page.locator(".upload input").set_input_files(str(path))
 
-    def go(self, language: str | None = None) -> None:
-        """Ask for a continuation."""
-        if language:
-            self.page.locator("#language label", has_text=language).click()
-        self.page.locator("#go").click()
+    def target(self, value: str) -> None:
+        """Choose the language of the reply, or same, both, braided."""
+        self.page.locator(f"[name=target][value={value}]").check()
 
-    def state(self, name: str) -> str:
-        """A data attribute of the player."""
-        return str(self.page.locator(".player").get_attribute(f"data-{name}"))
+    def example(self, number: int = 0) -> None:
+        """Let an example begin, or go on."""
+        if not self.page.locator(".examples").is_visible():
+            self.page.locator(".beginnings summary").click()
+        self.page.locator(".example").nth(number).click()
 
-    def wait_for(self, *states: str, seconds: float = 40) -> None:
-        """Wait until the player is in one of these states."""
-        selector = ", ".join(f".player[data-state={state}]" for state in states)
+    def hold(self, seconds: float) -> None:
+        """Press the talk button, speak, let go."""
+        self.page.locator(".press").hover()
+        self.page.mouse.down()
+        self.wait_for("recording")
+        self.page.wait_for_timeout(1000 * seconds)
+        self.page.mouse.up()
+
+    def state(self, name: str = "state") -> str:
+        """A data attribute of the page."""
+        return str(self.page.locator(".talk").get_attribute(f"data-{name}"))
+
+    def status(self) -> str:
+        """The line that says what goes on."""
+        return str(self.page.locator(".status").inner_text())
+
+    def wait_for(self, *states: str, seconds: float = 60) -> None:
+        """Wait until the page is in one of these states."""
+        selector = ", ".join(f".talk[data-state={state}]" for state in states)
         self.page.locator(selector).wait_for(timeout=1000 * seconds)
 
-    def wait_played(self, seconds: float) -> None:
-        """Wait until so many s of the reply have sounded."""
-        script = "s => Number(document.querySelector('.player').dataset.played) > s"
-        self.page.wait_for_function(script, arg=seconds, timeout=40_000)
+    def wait_replies(self, count: int) -> None:
+        """Wait until so many replies are complete, and all is silent."""
+        self.page.wait_for_function(
+            "n => document.querySelectorAll('.reply .play:enabled').length >= n", arg=count, timeout=60_000
+        )
+        self.wait_for("idle")
 
     def heard(self) -> tuple[np.ndarray, np.ndarray]:
         """Blocks that sounded: their times in s on the audio clock [n], and their samples [n, BLOCK]."""
@@ -104,18 +117,27 @@ class Visitor:
         samples = [np.frombuffer(base64.b64decode(data), np.float32) for _, data in blocks]
         return np.array([at for at, _ in blocks]), np.stack(samples) if samples else np.zeros((0, BLOCK), np.float32)
 
-    def download(self, to: Path) -> tuple[np.ndarray, int]:
-        """The finished reply, through the download button."""
-        self.page.locator("#reply [aria-label='Download'], #reply a[download]").first.wait_for()
+    def forget_sound(self) -> None:
+        """From here on only what sounds later counts."""
+        self.page.evaluate("window.heard = []")
+
+    def pitch(self) -> float:
+        """Loudest frequency of what sounded, in Hz."""
+        return loudest_frequency(self.heard()[1].reshape(-1), 16000)
+
+    def download(self, selector: str, to: Path) -> str:
+        """Save what a link gives; the name it suggests."""
         with self.page.expect_download() as download:
-            self.page.locator("#reply a[download]").first.click()
+            self.page.locator(selector).last.click()
         download.value.save_as(to)
-        assert re.fullmatch(r"tresse-[a-z]+-\d+\.wav", download.value.suggested_filename)
-        return soundfile.read(to, dtype="float32")
+        return str(download.value.suggested_filename)
 
     def width_overflow(self) -> int:
         """CSS pixels by which the page is wider than the window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+Visit = Callable[..., Visitor]
 
 
 @pytest.fixture(scope="module")
@@ -128,34 +150,55 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def visit(browser: Any) -> Iterator[Callable[..., Visitor]]:
+def visit(browser: Any) -> Iterator[Visit]:
     """Open a page in a browser session of its own; no request may leave the machine, no script may fail."""
-    contexts, requests, failures = [], [], []
+    with visits(browser) as open_page:
+        yield open_page
 
-    def open_page(url: str, width: int = 1200, scheme: str = "light") -> Visitor:
-        context = browser.new_context(
+
+class visits:
+    """See `visit`."""
+
+    def __init__(self, browser: Any) -> None:
+        self.browser = browser
+        self.contexts: list[Any] = []
+        self.requests: list[str] = []
+        self.failures: list[str] = []
+
+    def __enter__(self) -> Visit:
+        return self.open
+
+    def open(
+        self, url: str, width: int = 1200, scheme: str = "light", locale: str = "en-GB", **options: Any
+    ) -> Visitor:
+        permissions = options.pop("permissions", ["microphone"])
+        context = self.browser.new_context(
             viewport={"width": width, "height": 900},
             color_scheme=scheme,
-            permissions=["microphone"],
+            locale=locale,
+            permissions=permissions,
             accept_downloads=True,
+            **options,
         )
-        contexts.append(context)
+        self.contexts.append(context)
+        context.set_default_timeout(60_000)
         context.add_init_script(TAP)
-        context.on("request", lambda request: requests.append(request.url))
+        context.on("request", lambda request: self.requests.append(request.url))
         page = context.new_page()
-        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on("pageerror", lambda error: self.failures.append(str(error)))
+        page.on("websocket", lambda socket: self.requests.append(socket.url))
         page.goto(url)
-        page.locator("#go").wait_for()
-        page.locator(".player[data-state=idle]").wait_for()
+        page.locator(".talk[data-state=idle]").wait_for()
         return Visitor(page)
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert requests
-    hosts = {urlsplit(url).hostname for url in requests if urlsplit(url).scheme not in ("data", "blob")}
-    assert hosts == {"127.0.0.1"}
-    assert not [failure for failure in failures if "decode" not in failure]  # the browser's word on a broken file
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        for context in self.contexts:
+            context.close()
+        if kind is None:
+            assert self.requests
+            hosts = {urlsplit(url).hostname for url in self.requests if urlsplit(url).scheme not in ("data", "blob")}
+            assert hosts == {"127.0.0.1"}
+            assert not self.failures
 
 
 @pytest.fixture
@@ -173,171 +216,210 @@ def sounding_seconds(waveform: np.ndarray, sample_rate: int) -> float:
     return float((np.sqrt((blocks**2).mean(1)) > LOUD).sum()) * BLOCK / sample_rate
 
 
+def loud_times(visitor: Visitor) -> np.ndarray:
+    """Times in s at which there was sound."""
+    times, blocks = visitor.heard()
+    return times[np.sqrt((blocks**2).mean(1)) > LOUD]
+
+
 @pytest.mark.browser
-def test_reply_is_heard_as_it_is_made_and_complete(
-    fake: tuple[FakeBundle, str], visit: Callable[..., Visitor], tmp_path: Path
-) -> None:
+def test_reply_is_heard_as_it_is_made_and_complete(fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path) -> None:
     bundle, url = fake
     bundle.real_time_factor = 0.6
     visitor = visit(url)
-    visitor.page.locator("#examples .example").nth(2).click()
-    visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-    visitor.go("French")
-    visitor.wait_played(0.3)
-    assert float(visitor.state("received")) < bundle.reply_seconds  # it sounds before it is finished
-    visitor.wait_for("finished")
-    assert (visitor.state("lost"), visitor.state("gaps")) == ("0", "0")
-    waveform, rate = visitor.download(tmp_path / "reply.wav")
-    assert rate == bundle.sample_rate
+    visitor.target("fr")
+    visitor.example(1)
+    visitor.wait_for("speaking")
+    assert bundle.active == 1  # it sounds before it is finished
+    visitor.wait_replies(1)
+    assert visitor.state("gaps") == "0"
+    name = visitor.download(".reply .download", tmp_path / "reply.wav")
+    assert name == "tresse-1-reply-fr.wav"
+    waveform, rate = soundfile.read(tmp_path / "reply.wav", dtype="float32")
     assert len(waveform) == bundle.reply_seconds * rate
-    _, heard = visitor.heard()
-    ratio = sounding_seconds(heard.reshape(-1), rate) / sounding_seconds(waveform, rate)
-    assert 0.9 < ratio < 1.1
-    spectrum_gap = loudest_frequency(heard.reshape(-1), rate) - loudest_frequency(waveform, rate)
-    assert abs(spectrum_gap) < 8
-    facts = visitor.page.locator("#facts").inner_text()
-    assert "French" in facts
-    assert "3.0 s" in facts
-    assert re.search(r"First sound after\s+0\.\d\d s", facts)
-    assert re.search(r"Real-time factor\s+0\.\d\d", facts)
-    assert re.search(r"Seed\s+\d+", facts)
+    heard = visitor.heard()[1].reshape(-1)
+    assert 0.9 < sounding_seconds(heard, rate) / sounding_seconds(waveform, rate) < 1.1
+    assert abs(loudest_frequency(heard, rate) - loudest_frequency(waveform, rate)) < 8
+    assert visitor.page.locator(".reply .badge").inner_text() == "French"
+    facts = visitor.page.locator(".reply .facts").inner_text()
+    assert re.search(r"3\.0 s · first sound after \d+ ms · real-time factor 0\.\d\d · seed \d+", facts)
+    visitor.forget_sound()
+    visitor.page.locator(".reply .play").click()  # again
+    visitor.wait_for("speaking")
+    visitor.wait_for("idle")
+    assert sounding_seconds(visitor.heard()[1].reshape(-1), rate) == pytest.approx(
+        sounding_seconds(waveform, rate), rel=0.1
+    )
 
 
 @pytest.mark.browser
-def test_stop_silences_at_once_and_ends_the_generation(
-    fake: tuple[FakeBundle, str], visit: Callable[..., Visitor], tmp_path: Path
+def test_talking_in_turns_with_the_button_and_the_space_bar(
+    fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path
 ) -> None:
     bundle, url = fake
-    bundle.reply_seconds, bundle.real_time_factor = 12.0, 0.5
+    bundle.reply_seconds = 1.0
     visitor = visit(url)
-    visitor.page.locator("#examples .example").first.click()
-    visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-    visitor.go()
-    visitor.wait_played(0.8)
-    pressed = visitor.page.evaluate(
-        "() => { document.querySelector('.player-stop').click(); return window.tapped.currentTime; }"
+    visitor.hold(1.5)
+    visitor.wait_replies(1)
+    assert visitor.pitch() == pytest.approx(MICROPHONE_PITCH, abs=10)
+    assert visitor.page.locator(".strip").first.evaluate(
+        "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, 1).data.buffer)).size > 1"
     )
+    visitor.target("fr")
+    visitor.forget_sound()
+    visitor.page.locator("h2, .turns").first.evaluate("() => document.activeElement.blur()")
+    visitor.page.keyboard.down(" ")
+    visitor.wait_for("recording")
+    visitor.page.wait_for_timeout(1500)
+    visitor.page.keyboard.up(" ")
+    visitor.wait_replies(2)
+    assert visitor.page.locator(".reply .badge").all_inner_texts() == ["English", "French"]
+    assert visitor.pitch() == pytest.approx(MICROPHONE_PITCH, abs=10)
+    assert "40 of" in visitor.page.locator(".context-text").inner_text()
+    visitor.page.locator(".undo").click()
+    visitor.page.wait_for_function("document.querySelectorAll('.turn').length === 1")
+    visitor.download("[data-form=wav]", tmp_path / "story.wav")
+    waveform, rate = soundfile.read(tmp_path / "story.wav")
+    assert len(waveform) / rate > 1.0 + 1.0 + archive.GAP
+    visitor.page.reload()  # the story is still there
+    visitor.page.locator(".turn").wait_for()
+    visitor.page.locator(".new").click()
+    visitor.page.locator(".beginning").wait_for()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("way", ["stop", "escape", "talk"])
+def test_interrupting_silences_at_once_and_ends_the_generation(
+    fake: tuple[FakeBundle, str], visit: Visit, way: str
+) -> None:
+    bundle, url = fake
+    bundle.reply_seconds, bundle.real_time_factor = 12.0, 0.8
+    visitor = visit(url)
+    visitor.example()
+    visitor.wait_for("speaking")
+    visitor.page.wait_for_timeout(800)
+    if way == "stop":
+        pressed = visitor.page.evaluate(CLICK_AND_TELL_TIME, ".stop")
+    else:
+        key = {"escape": "Escape", "talk": " "}[way]
+        visitor.page.evaluate("document.activeElement.blur()")
+        visitor.page.evaluate(
+            "addEventListener('keydown', () => (window.pressed = window.tapped.currentTime), {capture: true})"
+        )
+        visitor.page.keyboard.down(key)
+        pressed = visitor.page.evaluate("window.pressed")
     visitor.page.wait_for_timeout(1000)
-    assert visitor.state("state") == "stopped"
-    times, blocks = visitor.heard()
-    loud = times[np.sqrt((blocks**2).mean(1)) > LOUD]
+    loud = loud_times(visitor)
     assert loud[0] < pressed
     assert loud[-1] < pressed + 0.15
     assert bundle.closed == 1
-    assert "Stopped early" in visitor.page.locator("#facts").inner_text()
-    waveform, rate = visitor.download(tmp_path / "part.wav")
-    assert 0.5 < len(waveform) / rate < 6
-    visitor.go()  # and it can be asked again
-    visitor.wait_for("playing")
+    if way == "talk":
+        assert visitor.state() == "recording"
+        visitor.page.keyboard.up(" ")
+        visitor.wait_for("speaking")
+    else:
+        assert "stopped early" in visitor.page.locator(".reply .facts").inner_text()
+        assert visitor.state() == "idle"
 
 
 @pytest.mark.browser
-def test_asking_again_replaces_the_reply(fake: tuple[FakeBundle, str], visit: Callable[..., Visitor]) -> None:
+def test_both_sound_one_after_the_other_and_one_is_chosen(fake: tuple[FakeBundle, str], visit: Visit) -> None:
     bundle, url = fake
-    bundle.reply_seconds, bundle.real_time_factor = 3.0, 0.5
+    bundle.reply_seconds = 1.0
     visitor = visit(url)
-    visitor.page.locator("#examples .example").first.click()
-    visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-    visitor.go()
-    visitor.wait_played(0.5)
-    visitor.go()
-    visitor.wait_for("waiting", "playing")
-    visitor.wait_for("finished")
-    assert float(visitor.state("played")) == pytest.approx(3.0, abs=0.1)
-    assert bundle.closed == 1
+    visitor.target("both")
+    visitor.example()
+    visitor.wait_replies(2)
+    assert visitor.page.locator(".reply .badge").all_inner_texts() == ["English", "French"]
+    energy = float((visitor.heard()[1] ** 2).sum())
+    assert energy == pytest.approx(2 * float((buzz(110, 1.0) ** 2).sum()), rel=0.1)
+    left, right = (visitor.page.locator(".reply").nth(k).bounding_box() for k in (0, 1))
+    assert left["y"] == pytest.approx(right["y"], abs=2)
+    visitor.page.locator(".reply .choose").nth(1).click()
+    assert visitor.page.locator(".reply .choose").nth(1).get_attribute("aria-pressed") == "true"
+    visitor.target("braided")
+    visitor.example()
+    visitor.page.locator(".turn").first.locator(".choose").first.wait_for(state="hidden")
 
 
 @pytest.mark.browser
-def test_closed_tab_frees_its_work(fake: tuple[FakeBundle, str], visit: Callable[..., Visitor]) -> None:
+def test_closed_tab_frees_its_work(fake: tuple[FakeBundle, str], visit: Visit) -> None:
     bundle, url = fake
     bundle.reply_seconds, bundle.real_time_factor = 12.0, 1.0
     visitor = visit(url)
-    visitor.page.locator("#examples .example").first.click()
-    visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-    visitor.go()
-    visitor.wait_played(0.3)
+    visitor.example()
+    visitor.wait_for("speaking")
     visitor.page.close()
-    deadline = time.monotonic() + 4
-    while not bundle.closed and time.monotonic() < deadline:
-        time.sleep(0.05)
+    deadline = time.monotonic() + 2
+    while bundle.active and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert bundle.closed == 1
 
 
 @pytest.mark.browser
-def test_broken_files_get_a_kind_line_and_the_page_goes_on(
-    fake: tuple[FakeBundle, str], visit: Callable[..., Visitor], tmp_path: Path
+def test_broken_files_get_a_kind_line_in_the_language_of_the_page(
+    fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path
 ) -> None:
     _, url = fake
-    visitor = visit(url)
-    visitor.go()
-    visitor.wait_for("error")
-    assert "take one of the examples" in visitor.page.locator(".player-status").inner_text()
+    visitor = visit(url, locale="fr-FR")
+    assert visitor.page.locator("#tab-talk").inner_text() == "Parler"
     (tmp_path / "broken.wav").write_text("this is not a recording")
-    write_wav(tmp_path / "silent.wav", np.zeros(32000, np.float32), 16000)
-    for name, word in (("broken.wav", "not audio"), ("silent.wav", "silent")):
-        visitor.upload(tmp_path / name)
-        visitor.go()
-        visitor.page.locator(".player[data-state=error] .player-status", has_text=word).wait_for()
-        line = visitor.page.locator(".player-status").inner_text()
-        assert name in line
-        assert "/" not in line
-        assert "Traceback" not in visitor.page.locator("body").inner_text()
-    visitor.upload(_write(tmp_path / "good.wav", buzz(200, 2)))
-    visitor.go()
-    visitor.wait_for("finished")
+    visitor.upload(tmp_path / "broken.wav")
+    visitor.page.locator(".talk[data-problem=true] .status", has_text="broken.wav").wait_for()
+    assert "n’est pas un son" in visitor.status()
+    visitor.page.locator(".interface [lang=en]").click()
+    visitor.page.locator("#tab-talk", has_text="Talk").wait_for()
+    assert "not audio" in visitor.status()
+    write_wav(tmp_path / "good.wav", buzz(200, 2), 16000)
+    visitor.upload(tmp_path / "good.wav")
+    visitor.wait_replies(1)
     assert sounding_seconds(visitor.heard()[1].reshape(-1), 16000) > 1
 
 
 @pytest.mark.browser
-def test_two_sessions_each_hear_their_own_reply(
-    fake: tuple[FakeBundle, str], visit: Callable[..., Visitor], tmp_path: Path
-) -> None:
+def test_two_people_each_hear_their_own_reply(fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path) -> None:
     _, url = fake
     pitches = (150.0, 230.0)
     visitors = [visit(url) for _ in pitches]
     for visitor, pitch in zip(visitors, pitches, strict=True):
-        visitor.upload(_write(tmp_path / f"{pitch}.wav", buzz(pitch, 2)))
-    for visitor in visitors:
-        visitor.go()
+        write_wav(tmp_path / "prompt.wav", buzz(pitch, 2), 16000)
+        visitor.upload(tmp_path / "prompt.wav")
     for visitor, pitch in zip(visitors, pitches, strict=True):
-        visitor.wait_for("finished")
-        _, heard = visitor.heard()
-        assert loudest_frequency(heard.reshape(-1), 16000) == pytest.approx(pitch, abs=10)
-        waveform, rate = visitor.download(tmp_path / "reply.wav")
-        assert loudest_frequency(waveform, rate) == pytest.approx(pitch, abs=5)
+        visitor.wait_replies(1)
+        assert visitor.pitch() == pytest.approx(pitch, abs=10)
 
 
 @pytest.mark.browser
-def test_microphone_prompt_is_answered(fake: tuple[FakeBundle, str], visit: Callable[..., Visitor]) -> None:
+def test_a_refused_microphone_is_explained_and_the_rest_works(fake: tuple[FakeBundle, str], visit: Visit) -> None:
     _, url = fake
     visitor = visit(url)
-    visitor.page.locator("#prompt button", has_text="Record").click()
-    visitor.page.wait_for_timeout(2500)
-    visitor.page.locator("#prompt button", has_text="Stop").first.click()
-    visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-    visitor.go()
-    visitor.wait_for("finished")
-    _, heard = visitor.heard()
-    assert loudest_frequency(heard.reshape(-1), 16000) == pytest.approx(MICROPHONE_PITCH, abs=10)
+    visitor.page.evaluate(
+        """() => {
+          navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+        }"""
+    )
+    visitor.page.locator(".press").click()
+    visitor.page.locator(".talk[data-problem=true] .status", has_text="does not let this page").wait_for()
+    visitor.example()
+    visitor.wait_replies(1)
+    assert sounding_seconds(visitor.heard()[1].reshape(-1), 16000) > 1
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(320, "light"), (390, "dark")])
 def test_phone_width_never_scrolls_sideways(
-    fake: tuple[FakeBundle, str], visit: Callable[..., Visitor], width: int, scheme: str
+    fake: tuple[FakeBundle, str], visit: Visit, width: int, scheme: str
 ) -> None:
     _, url = fake
     visitor = visit(url, width=width, scheme=scheme)
     assert visitor.width_overflow() <= 0
-    visitor.page.locator("#examples .example").first.click()
-    visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-    visitor.page.locator("#settings button").first.click()
-    visitor.go()
-    visitor.wait_for("finished")
-    visitor.page.locator("#reply a[download]").first.wait_for()
+    visitor.page.locator(".settings summary").click()
+    visitor.target("both")
+    visitor.example()
+    visitor.wait_replies(2)
     assert visitor.width_overflow() <= 0
     right_edges = visitor.page.evaluate(
-        "[...document.querySelectorAll('.player-stop, #go, #seed, #facts, .example')]"
+        "[...document.querySelectorAll('.stop, .press, .fields input, .reply, .pills label')]"
         ".map((e) => e.getBoundingClientRect().right)"
     )
     assert max(right_edges) <= width
@@ -345,142 +427,81 @@ def test_phone_width_never_scrolls_sideways(
 
 
 @pytest.mark.browser
-def test_recordings_are_kept_only_where_asked_and_said_so(visit: Callable[..., Visitor], tmp_path: Path) -> None:
+def test_past_recordings_can_be_heard_on_their_page(visit: Visit, tmp_path: Path) -> None:
     bundle, folder = FakeBundle(tmp_path / "bundle", reply_seconds=1.0), tmp_path / "kept"
     page, url = start(bundle, "127.0.0.1", 0, recordings=folder)  # type: ignore[arg-type]
     try:
         visitor = visit(url)
-        assert str(folder) in visitor.page.locator("#note").inner_text()
-        visitor.page.locator("#examples .example").first.click()
-        visitor.page.locator("#prompt [aria-label='Play']").wait_for()
-        visitor.go("French")
-        visitor.page.locator("#facts .kept").wait_for()
-        (kept,) = folder.iterdir()
-        assert kept.name in visitor.page.locator("#facts").inner_text()
-        assert sorted(path.name for path in kept.iterdir()) == ["prompt.wav", "reply.json", "reply.wav"]
-        description = json.loads((kept / "reply.json").read_text())
-        assert description["language"] == "fr"
-        assert str(description["seed"]) in visitor.page.locator("#facts").inner_text()
-        assert len(read_audio(kept / "reply.wav")[0]) == 16000
+        assert str(folder) in visitor.page.locator(".note").inner_text()
+        visitor.example()
+        visitor.wait_replies(1)
+        visitor.page.locator("#tab-kept").click()
+        visitor.page.locator("#panel-kept .kept-part").nth(1).wait_for()
+        visitor.forget_sound()
+        visitor.page.locator("#panel-kept .play").nth(1).click()
+        visitor.wait_for("speaking")
+        visitor.wait_for("idle")
+        assert sounding_seconds(visitor.heard()[1].reshape(-1), 16000) > 0.4
+        visitor.page.locator("#panel-kept select").select_option("fr")
+        visitor.page.locator("#panel-kept", has_text="Nothing has been kept").wait_for()
     finally:
         page.close()
 
 
 @pytest.mark.browser
-def test_shipped_bundle_answers_a_french_prompt_in_english(
-    bundle: Bundle, visit: Callable[..., Visitor], tmp_path: Path
-) -> None:
+def test_hands_free_with_the_shipped_bundle(browser: Any, bundle: Bundle, tmp_path: Path) -> None:
+    """A fake microphone tells a French story beginning over and over; the page answers by itself, in English."""
     bundle.warm_up()
-    prompt = next(example for example in bundle.examples if example.language == "fr")
+    microphone = tmp_path / "story.wav"
+    silence = np.zeros(16000 * 5, np.float32)
+    write_wav(microphone, np.concatenate([silence[:8000], spoken_beginning("fr"), silence]), 16000)
     page, url = start(bundle, "127.0.0.1", 0)
     try:
-        visitor = visit(url)
-        visitor.upload(prompt.path)
-        visitor.go("English")
-        visitor.wait_for("playing")
-        assert visitor.page.evaluate("window.tapped.state") == "running"
-        before = visitor.page.evaluate("window.tapped.currentTime")
-        visitor.wait_for("finished")
-        assert visitor.page.evaluate("window.tapped.currentTime") > before + 0.5
-        waveform, rate = visitor.download(tmp_path / "reply.wav")
-        assert rate == bundle.sample_rate
-        assert len(waveform) > rate
-        spoken = sounding_seconds(waveform, rate)
-        assert spoken > 0.5
-        assert visitor.state("lost") == "0"
-        assert float(visitor.state("played")) == pytest.approx(len(waveform) / rate, abs=0.05)
-        assert sounding_seconds(visitor.heard()[1].reshape(-1), rate) > 0.7 * spoken
-        assert "English" in visitor.page.locator("#facts").inner_text()
+        path, arguments = browser.browser_type.executable_path, browser_module.flags(microphone)
+        path = browser_module.chromium_path() if not Path(path).exists() else path
+        running = browser.browser_type.launch(executable_path=path, headless=True, args=arguments)
+        with contextlib.closing(running), visits(running) as visit:
+            visitor = visit(url)
+            visitor.target("en")
+            visitor.page.locator(".free").click()
+            visitor.page.locator(".reply .play:enabled").first.wait_for()
+            visitor.page.locator(".free").click()
+            visitor.wait_for("idle")
+            assert visitor.page.locator(".said .badge").first.inner_text() == "French"
+            assert visitor.page.locator(".reply .badge").first.inner_text() == "English"
+            assert sounding_seconds(visitor.heard()[1].reshape(-1), bundle.sample_rate) > 0.3
+            visitor.page.locator("#tab-results").click()
+            assert visitor.page.locator("#panel-results tr").count() > 4
+            visitor.page.locator("#tab-talk").click()
+            assert visitor.download("[data-form=zip]", tmp_path / "story.zip") == "tresse-story.zip"
+            visitor.download(".reply .download", tmp_path / "reply.wav")
+            turns = visitor.page.locator(".turn").count()
+            again = archive.reproduce(bundle, tmp_path / "story.zip", turns).waveform
+            heard = soundfile.read(tmp_path / "reply.wav", dtype="float32")[0]
+            assert len(again) == len(heard)
+            assert np.abs(again - heard).max() < 1e-4  # 16 bits
     finally:
         page.close()
-
-
-def _write(path: Path, waveform: np.ndarray) -> Path:
-    write_wav(path, waveform, 16000)
-    return path
 
 
 # ---- the parts that need no browser ---------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.integers(0, 9000), min_size=1, max_size=40),
-    st.lists(st.integers(0, 200), min_size=40, max_size=40),
-)
-def test_messages_carry_every_sample_once_in_order(lengths: list[int], waits: list[int]) -> None:
-    clock = [0.0]
-    feed = Feed("run", 16000)
-    rng = np.random.default_rng(0)
-    messages, parts = [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(player_module.time, "monotonic", lambda: clock[0])
-        for length, wait in zip(lengths, waits, strict=False):
-            clock[0] += wait / 1000
-            parts.append(rng.uniform(-1, 1, length).astype(np.float32))
-            if message := feed.add(parts[-1]):
-                messages.append(message)
-        messages.append(feed.close("finished"))
-    chunks: dict[int, str] = {}
-    for message in messages:
-        assert len(message["chunks"]) <= player_module.REPEATED_CHUNKS
-        for number, data in message["chunks"]:
-            assert chunks.setdefault(number, data) == data
-    assert sorted(chunks) == list(range(messages[-1]["total"]))
-    sent = b"".join(base64.b64decode(chunks[number]) for number in sorted(chunks))
-    expected = np.round(np.concatenate(parts) * 32767).astype("<i2")
-    assert sent == expected.tobytes()
+def test_every_interface_language_has_all_words() -> None:
+    import json
 
-
-def test_a_skipped_message_loses_nothing() -> None:
-    feed = Feed("run", 16000)
-    messages = []
-    for _ in range(6):
-        feed._last_message = -1.0
-        messages.append(feed.add(np.ones(1600, np.float32)))
-    kept = {number for message in messages[::2] for number, _ in message["chunks"]}
-    kept |= {number for number, _ in feed.close("finished")["chunks"]}
-    assert kept == set(range(6))
-
-
-def test_a_turn_stopped_before_it_began_makes_no_sound(tmp_path: Path) -> None:
-    bundle, runs = FakeBundle(tmp_path), Runs()
-    runs.stop("queued")
-    with runs.begin("queued") as stopped:
-        turn = Turn(bundle, buzz(200, 1), 16000, Settings("en", seed=0), stopped)  # type: ignore[arg-type]
-        assert list(turn) == []
-    assert turn.reply is None
-    assert bundle.closed == 1
-    with runs.begin("queued") as stopped:  # a name is forgotten with its turn
-        assert not stopped.is_set()
-
-
-def test_closing_a_turn_closes_the_generation(tmp_path: Path) -> None:
-    bundle = FakeBundle(tmp_path)
-    turn = iter(Turn(bundle, buzz(200, 1), 16000, Settings("en", seed=0), threading.Event()))  # type: ignore[arg-type]
-    next(turn)
-    turn.close()  # type: ignore[attr-defined]
-    assert bundle.closed == 1
-
-
-def test_a_recording_appears_complete_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reply = Reply(buzz(200, 1), 16000, Settings("fr", seed=7), 0.1, 0.5, 3, "en", stopped=False)
-    kept = recordings.save(tmp_path, buzz(150, 1), 16000, reply, {"format": 1})
-    assert json.loads((kept / "reply.json").read_text())["seed"] == 7
-
-    def full(*_: Any) -> None:
-        raise TresseError("disk full")
-
-    monkeypatch.setattr(recordings, "write_wav", full)
-    with pytest.raises(TresseError):
-        recordings.save(tmp_path, buzz(150, 1), 16000, reply, {})
-    assert list(tmp_path.iterdir()) == [kept]
-
-
-def test_a_taken_port_is_said_in_one_line(fake: tuple[FakeBundle, str]) -> None:
-    bundle, url = fake
-    with pytest.raises(TresseError, match="choose another port"):
-        start(bundle, "127.0.0.1", urlsplit(url).port or 0)  # type: ignore[arg-type]
+    texts = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in WEB.glob("texts.*.json")}
+    english = texts.pop("texts.en.json")
+    used = set(re.findall(r"data-t(?:-\w+)?=\"([\w.]+)\"", (WEB / "page.html").read_text(encoding="utf-8")))
+    for script in WEB.glob("*.js"):
+        used |= set(re.findall(r"\bt\(\"([\w.]+)\"", script.read_text(encoding="utf-8")))
+    assert used <= set(english)
+    assert texts
+    for words in texts.values():
+        assert set(words) == set(english)
+        for key in set(english) - {"problems"}:
+            assert sorted(re.findall(r"\{\w+\}", words[key])) == sorted(re.findall(r"\{\w+\}", english[key])), key
+        assert {pattern for pattern, _ in english["problems"]} <= {pattern for pattern, _ in words["problems"]}
 
 
 def test_where_no_browser_can_be_installed_one_line_says_so(

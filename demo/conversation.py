@@ -1,0 +1,244 @@
+"""A story told in turns: what somebody said, what the model went on with, and what both of them look back on.
+
+Plain data and one iterator that speaks a reply; knows nothing of pages, programs or files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from slm.errors import TresseError
+
+if TYPE_CHECKING:
+    from slm.bundle import Bundle, Chunk
+    from slm.continuation import Prompt, Sentence
+
+MAX_SEED = 2**31 - 1
+SAME, BOTH, BRAIDED = "same", "both", "braided"
+"""Targets beside the languages: the prompt's language, one reply in each, languages alternating sentence by sentence."""
+MAX_TURNS = 200
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to go on. target: a language, SAME, BOTH or BRAIDED. max_seconds: s of one reply. speaker None: the bundle's
+    first. seed None: a new one for every reply."""
+
+    target: str = SAME
+    seed: int | None = None
+    temperature: float = 0.8
+    top_p: float = 0.95
+    max_seconds: float = 12.0
+    speaker: str | None = None
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], bundle: Bundle) -> Settings:
+        """Settings from JSON. Raises TresseError for what is unknown or out of range."""
+        try:
+            seed = values.get("seed")
+            settings = cls(
+                str(values.get("target", SAME)),
+                None if seed in (None, "") else int(seed),
+                float(values.get("temperature", cls.temperature)),
+                float(values.get("top_p", cls.top_p)),
+                float(values.get("max_seconds", cls.max_seconds)),
+                values.get("speaker") or None,
+            )
+        except (TypeError, ValueError) as error:
+            raise TresseError(f"a setting is not a number ({error}): correct it") from error
+        if settings.seed is not None and not 0 <= settings.seed <= MAX_SEED:
+            raise TresseError(f"the seed must lie between 0 and {MAX_SEED}, not {settings.seed}")
+        languages = settings.plans(bundle.languages, bundle.languages[0])
+        bundle.check_settings(
+            languages[0], settings.temperature, settings.top_p, settings.max_seconds, settings.speaker
+        )
+        return settings
+
+    def plans(self, languages: list[str], heard: str) -> list[tuple[str, ...]]:
+        """The replies to speak, each as the languages that take turns in it; heard: the prompt's language."""
+        if self.target == SAME:
+            return [(heard,)]
+        if self.target == BOTH:
+            return [(language,) for language in languages]
+        if self.target == BRAIDED:  # the first sentence is in another language than the prompt
+            first = (languages.index(heard) + 1) % len(languages)
+            return [(*languages[first:], *languages[:first])]
+        return [(self.target,)]
+
+
+def new_seed() -> int:
+    """A seed nobody chose; short enough to be read out."""
+    return secrets.randbelow(1_000_000)
+
+
+@dataclass
+class Reply:
+    """A reply and its figures. waveform float32 [samples] at sample_rate Hz; sentences: what of it belongs to the story;
+    first_audio, wall: s since the prompt ended; stopped: somebody did not want to hear the rest."""
+
+    languages: tuple[str, ...]
+    seed: int
+    waveform: np.ndarray
+    sample_rate: int
+    chunks: list[Chunk]
+    first_audio: float
+    wall: float
+    stopped: bool = False
+    transcript: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Length in s."""
+        return len(self.waveform) / self.sample_rate
+
+    @property
+    def real_time_factor(self) -> float:
+        """s of work per s of speech."""
+        return self.wall / max(1e-9, sum(len(chunk.audio) for chunk in self.chunks) / self.sample_rate)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that were generated."""
+        return self.chunks[-1].tokens if self.chunks else 0
+
+    @property
+    def sentences(self) -> list[Sentence]:
+        """Its sentences as units."""
+        from slm.bundle import told
+
+        return told(self.heard_chunks())
+
+    def heard_chunks(self) -> list[Chunk]:
+        """The chunks, the last one cut, that the waveform lasts."""
+        kept: list[Chunk] = []
+        samples = 0
+        for chunk in self.chunks:
+            room = len(self.waveform) - samples
+            if room <= 0:
+                break
+            if len(chunk.audio) > room:
+                share = round(len(chunk.units) * room / len(chunk.audio))
+                owners = chunk.sentence[:share]
+                begun = int(max(owners, default=-1)) + 1
+                names = chunk.languages[: max(begun, len(kept[-1].languages) if kept else 0)]
+                chunk = replace(chunk, units=chunk.units[:share], sentence=owners, languages=names)
+            kept.append(chunk)
+            samples += len(chunk.audio)
+        return kept
+
+    def cut(self, seconds: float) -> None:
+        """Forget what comes after so many s."""
+        samples = max(0, round(seconds * self.sample_rate))
+        if samples < len(self.waveform):
+            self.waveform, self.stopped = self.waveform[:samples], True
+
+
+@dataclass
+class Turn:
+    """What was said (float32 [samples] at `rate` Hz, and as units), the settings, and a reply for each plan."""
+
+    waveform: np.ndarray
+    rate: int
+    prompt: Prompt
+    settings: Settings
+    replies: list[Reply] = field(default_factory=list)
+    chosen: int = 0
+    transcript: str = ""
+
+    @property
+    def told(self) -> list[Sentence]:
+        """What this turn adds to the story."""
+        own = list(self.prompt.story[len(self.prompt.before) :])
+        return own + (self.replies[self.chosen].sentences if self.chosen < len(self.replies) else [])
+
+
+class Conversation:
+    """The turns of one story, in order."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+
+    @property
+    def story(self) -> tuple[Sentence, ...]:
+        """All sentences until now."""
+        return tuple(sentence for turn in self.turns for sentence in turn.told)
+
+    def add(self, turn: Turn) -> int:
+        """A further turn; its number, from 0. Raises TresseError where the story is too long."""
+        if len(self.turns) >= MAX_TURNS:
+            raise TresseError(f"this story has {MAX_TURNS} turns already: begin a new one")
+        self.turns.append(turn)
+        return len(self.turns) - 1
+
+    def undo(self) -> None:
+        """Take the last turn back."""
+        del self.turns[-1:]
+
+    def choose(self, turn: int, part: int) -> None:
+        """Go on from another reply of the last turn. Raises TresseError for a reply that is not there."""
+        if turn != len(self.turns) - 1 or not 0 <= part < len(self.turns[turn].replies):
+            raise TresseError("the story has moved on: only a reply of the last turn can be chosen")
+        self.turns[turn].chosen = part
+
+
+class Speaking:
+    """Iterate for the chunks of a reply; `reply` (None where no sound was made) is there afterwards.
+
+    Closing the iterator, or setting `stop`, ends the generation. started: time.perf_counter() when the prompt ended.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        prompt: Prompt,
+        languages: tuple[str, ...],
+        settings: Settings,
+        stop: threading.Event,
+        started: float | None = None,
+    ) -> None:
+        self.bundle, self.prompt, self.languages, self.settings, self.stop = bundle, prompt, languages, settings, stop
+        self.started = time.perf_counter() if started is None else started
+        self.seed = new_seed() if settings.seed is None else settings.seed
+        self.reply: Reply | None = None
+
+    def __iter__(self) -> Iterator[Chunk]:
+        began = time.perf_counter()
+        chunks: list[Chunk] = []
+        first_audio = 0.0
+        s = self.settings
+        stream = self.bundle.reply(
+            self.prompt,
+            self.languages if len(self.languages) > 1 else self.languages[0],
+            seed=self.seed,
+            temperature=s.temperature,
+            top_p=s.top_p,
+            max_seconds=s.max_seconds,
+            speaker=s.speaker,
+        )
+        with contextlib.closing(cast(Generator, stream)):
+            for chunk in stream:
+                if self.stop.is_set():
+                    break
+                if not chunks:
+                    first_audio = time.perf_counter() - self.started
+                chunks.append(chunk)
+                yield chunk
+        if chunks:
+            self.reply = Reply(
+                self.languages,
+                self.seed,
+                np.concatenate([chunk.audio for chunk in chunks]),
+                self.bundle.sample_rate,
+                chunks,
+                first_audio,
+                time.perf_counter() - began,
+                self.stop.is_set(),
+            )

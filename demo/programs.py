@@ -1,0 +1,156 @@
+"""The page's functions for programs, through gradio_client. A client is one conversation:
+
+    from gradio_client import Client, handle_file
+
+    tresse = Client("http://127.0.0.1:7860")
+    files, report = tresse.predict(handle_file("story.wav"), target="fr", api_name="/continue_story")
+    files, report = tresse.predict(handle_file("more.wav"), target="both", api_name="/continue_story")
+    print(report["replies"][0]["seconds"], files)           # a WAV for each reply
+    print(tresse.predict(api_name="/undo_turn"))            # how many turns the story has now
+    zipped = tresse.predict("zip", api_name="/save_story")  # wav, flac or zip
+    tresse.predict(api_name="/new_story")
+
+`GET /tresse/health` says whether the server lives and how busy it is.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from demo import archive
+from demo.conversation import SAME, Conversation, Settings, Speaking, Turn
+from demo.tabs import Service
+from slm.audio import read_audio, write_wav
+from slm.errors import TresseError
+
+MAX_CONVERSATIONS = 1000
+AT_ONCE = 40
+"""Requests that Gradio's queue lets through: the service's own line decides who is next."""
+
+
+class Programs:
+    """The conversations of the programs that are connected, by Gradio's session."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._held: OrderedDict[str, Conversation] = OrderedDict()
+        self._lock = threading.Lock()
+        self._folder = tempfile.TemporaryDirectory(prefix="tresse-programs-")
+
+    def conversation(self, request: gr.Request) -> Conversation:
+        """The one of this client; of the oldest of very many nothing is left."""
+        with self._lock:
+            held = self._held.setdefault(str(request.session_hash), Conversation())
+            self._held.move_to_end(str(request.session_hash))
+            while len(self._held) > MAX_CONVERSATIONS:
+                self._held.popitem(last=False)
+            return held
+
+    def _path(self, name: str) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
+
+    def continue_story(
+        self,
+        prompt: str,
+        target: str,
+        seed: float,
+        temperature: float,
+        top_p: float,
+        max_seconds: float,
+        speaker: str,
+        request: gr.Request,
+    ) -> tuple[list[str], dict[str, Any]]:
+        """One turn. prompt: an audio file; target: a language, same, both or braided; seed: -1 draws one."""
+        bundle, conversation = self.service.bundle, self.conversation(request)
+        try:
+            if not prompt:
+                raise TresseError("give an audio file with the beginning of a story")
+            drawn = None if seed < 0 else seed
+            values = {"target": target, "seed": drawn, "temperature": temperature, "top_p": top_p}
+            settings = Settings.parse({**values, "max_seconds": max_seconds, "speaker": speaker}, bundle)
+            waveform, rate = read_audio(prompt, bundle.max_prompt_seconds)
+            heard = bundle.prompt(waveform, rate, conversation.story)
+            turn = Turn(waveform, rate, heard, settings)
+            stop = threading.Event()
+            with self.service.line.wait(stop):
+                for languages in settings.plans(bundle.languages, heard.language):
+                    speaking = Speaking(bundle, heard, languages, settings, stop)
+                    for _ in speaking:
+                        pass
+                    if speaking.reply is not None:
+                        turn.replies.append(speaking.reply)
+            if not turn.replies:
+                raise TresseError("the model had nothing to add: try another seed")
+            number = conversation.add(turn)
+        except TresseError as error:
+            raise gr.Error(
+                str(error).replace(prompt or "\0", Path(prompt or "").name), print_exception=False
+            ) from error
+        files = []
+        for part, reply in enumerate(turn.replies, 1):
+            files.append(str(self._path(f"reply-{number + 1}-{part}-{'-'.join(reply.languages)}.wav")))
+            write_wav(files[-1], reply.waveform, reply.sample_rate)
+        described = [archive.describe_reply(reply) for reply in turn.replies]
+        replies = [{key: value for key, value in one.items() if key != "sentences"} for one in described]
+        used, limit, forgotten = bundle.context_use(conversation.story, settings.max_seconds)
+        context = {"used": used, "limit": limit, "forgotten": forgotten}
+        return files, {"turn": number + 1, "language": heard.language, "replies": replies, "context": context}
+
+    def undo_turn(self, request: gr.Request) -> int:
+        """Take the last turn back; how many are left."""
+        conversation = self.conversation(request)
+        conversation.undo()
+        return len(conversation.turns)
+
+    def new_story(self, request: gr.Request) -> int:
+        """Forget everything; 0 turns are left."""
+        self.conversation(request).turns.clear()
+        return 0
+
+    def save_story(self, form: str, request: gr.Request) -> str:
+        """The conversation as one file: wav, flac or zip."""
+        conversation, bundle = self.conversation(request), self.service.bundle
+        try:
+            if form == "zip":
+                data = archive.pack(conversation, bundle)
+            elif form in ("wav", "flac"):
+                data = archive.sound_bytes(archive.whole(conversation, bundle.sample_rate), bundle.sample_rate, form)
+            else:
+                raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
+        except TresseError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        path = self._path(f"tresse-story.{form}")
+        path.write_bytes(data)
+        return str(path)
+
+
+def add_programs(service: Service) -> None:
+    """The endpoints, within a `gr.Blocks`. Their inputs and outputs are never shown."""
+    programs = Programs(service)
+    defaults = Settings()
+    with gr.Row(visible=False):
+        prompt = gr.Audio(type="filepath", label="prompt")
+        target = gr.Textbox(SAME, label="target")
+        seed = gr.Number(-1, label="seed", precision=0)
+        temperature = gr.Number(defaults.temperature, label="temperature")
+        top_p = gr.Number(defaults.top_p, label="top_p")
+        max_seconds = gr.Number(defaults.max_seconds, label="max_seconds")
+        speaker = gr.Textbox("", label="speaker")
+        form = gr.Textbox("zip", label="form")
+        files = gr.File(file_count="multiple", label="files")
+        report = gr.JSON(label="report")
+        turns = gr.Number(label="turns", precision=0)
+        story = gr.File(label="story")
+        inputs = [prompt, target, seed, temperature, top_p, max_seconds, speaker]
+        gr.Button().click(
+            programs.continue_story, inputs, [files, report], api_name="continue_story", concurrency_limit=AT_ONCE
+        )
+        gr.Button().click(programs.undo_turn, None, turns, api_name="undo_turn")
+        gr.Button().click(programs.new_story, None, turns, api_name="new_story")
+        gr.Button().click(programs.save_story, form, story, api_name="save_story")

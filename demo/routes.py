@@ -1,0 +1,257 @@
+"""The addresses that the page talks to, all below /tresse. Messages from the server come over one long answer (`listen`);
+what the page says goes in short requests, one after the other, so that no proxy needs to know more than HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from demo import archive, recordings
+from demo.benchmark import Benchmark
+from demo.tabs import Service, Tab, outbox
+from slm.audio import read_audio
+from slm.errors import TresseError
+
+if TYPE_CHECKING:
+    from slm.bundle import Bundle
+
+WEB = Path(__file__).with_name("web")
+MAX_UPLOAD = 50_000_000
+MAX_PIECE = 2_000_000
+"""Bytes in one piece of the microphone's sound."""
+TAB = re.compile(r"[0-9a-f]{32}")
+HEARTBEAT = 5.0
+"""s after which something is sent to a silent page, so that proxies keep the line open."""
+
+PLOTS = {".png", ".svg"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """For `launch(app_kwargs={"routes": ...})`."""
+    pages = Pages(service)
+    found: list[tuple[str, Handler, str]] = [
+        ("health", pages.health, "GET"),
+        ("listen", pages.listen, "GET"),
+        ("hear", pages.hear, "POST"),
+        ("do/{action}", pages.do, "POST"),
+        ("upload", pages.upload, "POST"),
+        ("example/{number:int}", pages.example, "POST"),
+        ("example/{number:int}.flac", pages.example_sound, "GET"),
+        ("sound", pages.sound, "GET"),
+        ("story", pages.story, "GET"),
+        ("plots/{name}", pages.plot, "GET"),
+        ("benchmark", pages.benchmark, "GET"),
+        ("benchmark/{name}.wav", pages.benchmark_sound, "GET"),
+        ("recordings", pages.recordings, "GET"),
+        ("recordings/{name}/{file}", pages.recording, "GET"),
+    ]
+    return [
+        *(Route(f"/tresse/{path}", kindly(handler), methods=[method]) for path, handler, method in found),
+        Mount("/tresse/web", StaticFiles(directory=WEB)),
+    ]
+
+
+def kindly(handler: Handler) -> Handler:
+    """Errors that the user can mend become status 400 and their line."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except TresseError as error:
+            return JSONResponse({"problem": str(error)}, 400)
+        except ClientDisconnect:
+            return Response(status_code=499)
+
+    return answer
+
+
+class Pages:
+    """The handlers."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self._benchmark = Benchmark(service.bundle)
+
+    def _tab(self, request: Request) -> Tab:
+        name = request.query_params.get("tab", "")
+        if not TAB.fullmatch(name):
+            raise TresseError("the page has lost its name: reload it")
+        return self.service.tab(name)
+
+    async def health(self, request: Request) -> Response:
+        service = self.service
+        return JSONResponse(
+            {
+                "status": "ok",
+                "languages": service.bundle.languages,
+                "transcripts": bool(service.ears),
+                "open": service.open_tabs,
+                "replying": service.line.busy,
+                "waiting": service.line.waiting,
+            }
+        )
+
+    async def listen(self, request: Request) -> Response:
+        tab = self._tab(request)
+        queue, send = outbox(asyncio.get_running_loop())
+        await asyncio.to_thread(tab.attach, send, request.query_params.get("page", ""))
+
+        async def messages() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    try:
+                        yield await asyncio.wait_for(queue.get(), HEARTBEAT)
+                    except TimeoutError:
+                        yield bytes(8)
+            finally:
+                tab.detach(send)
+
+        return StreamingResponse(
+            messages(),
+            media_type="application/octet-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+
+    async def hear(self, request: Request) -> Response:
+        tab, asked = self._tab(request), request.query_params
+        data = await _body(request, MAX_PIECE, "this piece of sound is too large: reload the page")
+        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
+        try:
+            rate = int(asked.get("rate", "16000"))
+        except ValueError:
+            rate = 0
+        if not 8000 <= rate <= 192000:
+            raise TresseError("the microphone has an odd sample rate: choose another one")
+        flags = ("free" in asked, "first" in asked, "last" in asked)
+        await asyncio.to_thread(tab.hear, samples, rate, *flags)
+        return Response(status_code=204)
+
+    async def do(self, request: Request) -> Response:
+        tab = self._tab(request)
+        try:
+            values = json.loads(await _body(request, 10_000, "this request is too large: reload the page") or b"{}")
+        except ValueError as error:
+            raise TresseError("the page asks for something unreadable: reload it") from error
+        await asyncio.to_thread(tab.do, request.path_params["action"], values)
+        return Response(status_code=204)
+
+    async def upload(self, request: Request) -> Response:
+        tab = self._tab(request)
+        name = Path(request.query_params.get("name", "recording")).name or "recording"
+        too_much = f"“{name}” is larger than {MAX_UPLOAD // 1_000_000} MB: give a shorter recording"
+        data = await _body(request, MAX_UPLOAD, too_much)
+
+        def use() -> None:
+            with tempfile.TemporaryDirectory(prefix="tresse-") as folder:
+                path = Path(folder) / "upload"
+                path.write_bytes(data)
+                try:
+                    waveform, rate = read_audio(path, self.service.bundle.max_prompt_seconds)
+                except TresseError as error:
+                    raise TresseError(str(error).replace(str(path), f"“{name}”")) from error
+            tab.hear_file(waveform, rate)
+
+        await asyncio.to_thread(use)
+        return Response(status_code=204)
+
+    def _example(self, request: Request) -> Path:
+        examples, number = self.service.bundle.examples, request.path_params["number"]
+        if not 0 <= number < len(examples):
+            raise TresseError("there is no such example: reload the page")
+        return examples[number].path
+
+    async def example(self, request: Request) -> Response:
+        tab, path = self._tab(request), self._example(request)
+        await asyncio.to_thread(lambda: tab.hear_file(*read_audio(path, self.service.bundle.max_prompt_seconds)))
+        return Response(status_code=204)
+
+    async def example_sound(self, request: Request) -> Response:
+        return FileResponse(self._example(request))
+
+    async def sound(self, request: Request) -> Response:
+        tab, asked = self._tab(request), request.query_params
+        try:
+            turn = tab.conversation.turns[int(asked["turn"])]
+            part = asked["part"]
+            reply = None if part == "prompt" else turn.replies[int(part)]
+        except (KeyError, ValueError, IndexError) as error:
+            raise TresseError("this turn has been taken back: reload the page") from error
+        waveform, rate = (turn.waveform, turn.rate) if reply is None else (reply.waveform, reply.sample_rate)
+        spoken = turn.prompt.language if reply is None else "-".join(reply.languages)
+        name = f"tresse-{int(asked['turn']) + 1}-{'prompt' if reply is None else 'reply'}-{spoken}.wav"
+        return _download(await asyncio.to_thread(archive.sound_bytes, waveform, rate), "audio/wav", name)
+
+    async def story(self, request: Request) -> Response:
+        tab, form = self._tab(request), request.query_params.get("form", "wav")
+        rate = self.service.bundle.sample_rate
+        if form == "zip":
+            data = await asyncio.to_thread(archive.pack, tab.conversation, self.service.bundle)
+            return _download(data, "application/zip", "tresse-story.zip")
+        if form not in ("wav", "flac"):
+            raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
+        data = await asyncio.to_thread(lambda: archive.sound_bytes(archive.whole(tab.conversation, rate), rate, form))
+        return _download(data, f"audio/{form}", f"tresse-story.{form}")
+
+    async def plot(self, request: Request) -> Response:
+        found = plots(self.service.bundle).get(request.path_params["name"])
+        if found is None:
+            raise TresseError("there is no such plot: reload the page")
+        return FileResponse(found)
+
+    async def benchmark(self, request: Request) -> Response:
+        return JSONResponse(await asyncio.to_thread(self._benchmark.items))
+
+    async def benchmark_sound(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        data = await asyncio.to_thread(archive.sound_bytes, *self._benchmark.sound(name))
+        return _download(data, "audio/wav", f"benchmark-{name}.wav")
+
+    def _folder(self) -> Path:
+        if self.service.folder is None:
+            raise TresseError("nothing is kept here: start the page with --recordings DIR")
+        return self.service.folder
+
+    async def recordings(self, request: Request) -> Response:
+        language = request.query_params.get("language")
+        return JSONResponse(await asyncio.to_thread(recordings.listing, self._folder(), language))
+
+    async def recording(self, request: Request) -> Response:
+        return FileResponse(recordings.file_of(self._folder(), **request.path_params))
+
+
+def plots(bundle: Bundle) -> dict[str, Path]:
+    """The pictures that came with a bundle, by name."""
+    return {path.name: path for path in Path(bundle.path).rglob("*") if path.suffix in PLOTS}
+
+
+async def _body(request: Request, limit: int, too_much: str) -> bytes:
+    parts, size = [], 0
+    with contextlib.suppress(ValueError):
+        if int(request.headers.get("content-length", 0)) > limit:
+            raise TresseError(too_much)
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise TresseError(too_much)
+    return b"".join(parts)
+
+
+def _download(data: bytes, media_type: str, name: str) -> Response:
+    headers: dict[str, Any] = {"Content-Disposition": f'inline; filename="{name}"', "Cache-Control": "no-store"}
+    return Response(data, media_type=media_type, headers=headers)

@@ -1,0 +1,367 @@
+// The page: what people do (press, speak, stop, choose) becomes requests; what the server says becomes sound and cards.
+//
+// State, for styling and for tests, is in the data attributes of .talk: state (connecting, idle, recording, thinking,
+// speaking), free (hands-free is on), gaps, first-sound-ms of the latest reply.
+
+import { Braid } from "./braid.js";
+import { Link } from "./link.js";
+import { Microphone } from "./microphone.js";
+import { Player } from "./player.js";
+import { keptPage } from "./kept.js";
+import { resultsPage } from "./results.js";
+import { Controls } from "./settings.js";
+import { Story } from "./story.js";
+import { Strip } from "./strip.js";
+import { fill, languageName, number, onChange, preferred, problem, t, use } from "./texts.js";
+
+const TAP = 350; // ms: a shorter press goes on listening until the next one
+
+export async function start(element, props) {
+  const root = element.querySelector(".talk");
+  const $ = (selector) => root.querySelector(selector);
+  const player = new Player(props.rate);
+  const microphone = new Microphone();
+  const link = new Link(receive, complain);
+  const story = new Story($(".turns"), props, player, link, (turn, part) => {
+    story.choose(turn, part);
+    link.act("choose", { turn, part });
+  });
+  const live = new Strip($(".strip.live"), props.frame_rate, props.languages);
+  new Braid($(".braid"), () => Math.max(player.loudness(), recording || free ? microphone.level : 0));
+
+  let connected = false;
+  let recording = null; // {pressed at, toggled} while push to talk listens
+  let free = false; // hands-free
+  let working = false; // the server is making a reply
+  let ended = 0; // performance.now() when the latest prompt ended
+  let discarded = new Set(); // replies that somebody did not want to hear the rest of
+  let message = null; // a problem that stays until something happens: {text}
+  let queue = 0;
+  let context = null;
+
+  // ---- what is shown ------------------------------------------------------------------------------------------------
+
+  function show() {
+    const state = !connected ? "connecting" : recording ? "recording" : player.sounding ? "speaking" : working ? "thinking" : "idle";
+    if (state !== root.dataset.state) root.dataset.state = state;
+    root.dataset.free = free;
+    root.dataset.gaps = player.gaps;
+    root.dataset.problem = Boolean(message);
+    const words = {
+      connecting: t("state.connecting"),
+      recording: t(recording?.toggled ? "state.recording.tap" : "state.recording"),
+      speaking: player.blocked ? t("state.blocked") : t("state.speaking"),
+      thinking: queue ? t("state.queue", { n: queue }) : t("state.thinking"),
+      idle: t(free ? "state.free" : "state.idle"),
+    };
+    const text = message && !["recording", "speaking"].includes(state) ? problem(message.text) : words[state];
+    if ($(".status").textContent !== text) $(".status").textContent = text;
+    $(".stop").disabled = !(working || player.sounding);
+    $(".press").setAttribute("aria-pressed", String(Boolean(recording)));
+    if ($(".beginning").hidden === story.empty) {
+      $(".beginning").hidden = !story.empty;
+      $(".beginnings").open = story.empty;
+    }
+    $(".story-bar").hidden = story.empty;
+    for (const name of [".again", ".undo"]) $(name).disabled = Boolean(recording);
+    if (context) {
+      $(".meter span").style.width = `${Math.min(100, (100 * context.used) / context.limit)}%`;
+      const forgotten = context.forgotten ? ` · ${t("context.forgotten", { n: context.forgotten })}` : "";
+      const words = t("context", { used: number(context.used, 0), limit: number(context.limit, 0) }) + forgotten;
+      if ($(".context-text").textContent !== words) $(".context-text").textContent = words;
+      $(".context").setAttribute("aria-label", words);
+    }
+  }
+
+  function complain(text) {
+    message = { text };
+    show();
+  }
+
+  // ---- what the server says -----------------------------------------------------------------------------------------
+
+  function receive(m, sound) {
+    const key = m.turn === undefined ? null : story.key(m.turn, m.part);
+    if (m.type === "hello") {
+      connected = true;
+      link.act("settings", controls.read());
+      for (const a of root.querySelectorAll(".downloads a")) a.href = link.url("story", { form: a.dataset.form });
+    } else if (m.type === "lost") {
+      connected = working = false;
+      if (free) setFree(false);
+    } else if (m.type === "story") {
+      player.silence();
+      discarded = new Set();
+      story.show(m.turns);
+    } else if (m.type === "context") context = m;
+    else if (m.type === "speech") bargeIn();
+    else if (m.type === "pause") ended = performance.now();
+    else if (m.type === "listening") {
+      if (!m.ids.length) live.units = [];
+      showLive(true);
+      live.add(m.ids, m.ids.map(() => 1), m.ids.map(() => ""), m.ids.map(() => false));
+    } else if (m.type === "heard") {
+      showLive(false);
+      message = null;
+      working = true;
+      queue = 0;
+      story.heard(m);
+    } else if (m.type === "queue") queue = m.position;
+    else if (m.type === "speaking") {
+      queue = 0;
+      story.speaking(m);
+    } else if (m.type === "audio") {
+      story.units(m);
+      if (!discarded.has(m.turn)) {
+        const first = player.voice(key).received === 0;
+        const lead = player.push(key, Float32Array.from(new Int16Array(sound.buffer), (s) => s / 32768));
+        if (first && m.part === 0) {
+          const ms = performance.now() - ended + 1000 * (lead + (player.context.baseLatency || 0));
+          root.dataset.firstSoundMs = Math.round(ms);
+          story.firstSound(key, ms);
+        }
+      }
+    } else if (m.type === "done") story.done(m);
+    else if (m.type === "transcript") {
+      if (m.turn === null) showWords(m.text);
+      else story.transcript(m.turn, m.part, m.text);
+    } else if (m.type === "saved") story.turns[m.turn]?.item.setAttribute("data-saved", m.name);
+    else if (m.type === "problem") {
+      message = m;
+      showLive(false);
+    } else if (m.type === "idle") working = false;
+    show();
+  }
+
+  function showLive(on) {
+    $(".strip.live").hidden = !on;
+    $(".braid").hidden = on;
+    if (!on) showWords("");
+  }
+
+  function showWords(text) {
+    $(".live-text").textContent = text;
+    $(".live-text").hidden = !text;
+  }
+
+  // ---- what people do -----------------------------------------------------------------------------------------------
+
+  // Silence the speaker, and tell the server what was heard of the reply: what was not is no part of the story.
+  function hush() {
+    const sounded = player.silence();
+    const replay = !sounded || sounded.replay;
+    if (replay && !working) return;
+    discarded.add(story.turns.length - 1);
+    if (replay) return link.act("stop");
+    const [turn, part] = sounded.key.split("/").map(Number);
+    return link.act("stop", { turn, part, heard: sounded.heard });
+  }
+
+  function bargeIn() {
+    hush();
+    message = null;
+  }
+
+  async function begin() {
+    if (recording || !connected) return;
+    player.unlock();
+    const mine = (recording = { since: performance.now(), toggled: false, released: false });
+    message = null;
+    const hushed = hush();
+    if (free) setFree(false);
+    show();
+    try {
+      await microphone.open();
+    } catch (error) {
+      recording = null;
+      return complain(error.name);
+    }
+    await hushed;
+    if (recording !== mine) return;
+    let first = true;
+    microphone.record((samples) => {
+      link.hear(samples, { rate: microphone.rate, ...(first ? { first: 1 } : {}) });
+      first = false;
+    });
+    if (mine.released) end();
+  }
+
+  async function end() {
+    if (!recording) return;
+    if (!microphone.onPiece) {
+      recording.released = true; // the microphone is still being opened
+      return;
+    }
+    ended = performance.now();
+    recording = null;
+    working = true;
+    show();
+    await microphone.stop();
+    await link.hear(new Int16Array(0), { rate: microphone.rate, last: 1 });
+  }
+
+  function press() {
+    if (recording?.toggled) end();
+    else begin();
+  }
+
+  function release() {
+    if (!recording) return;
+    if (performance.now() - recording.since < TAP && !recording.toggled) {
+      recording.toggled = true;
+      show();
+    } else end();
+  }
+
+  async function setFree(on) {
+    if (on === free) return;
+    free = on;
+    $(".free").setAttribute("aria-pressed", String(on));
+    if (!on) {
+      showLive(false);
+      if (microphone.onPiece) await microphone.stop();
+      link.hear(new Int16Array(0), { rate: microphone.rate, free: 1, last: 1 });
+      return show();
+    }
+    message = null;
+    show();
+    try {
+      await microphone.open();
+    } catch (error) {
+      free = false;
+      $(".free").setAttribute("aria-pressed", "false");
+      return complain(error.name);
+    }
+    let first = true;
+    microphone.record((samples) => {
+      link.hear(samples, { rate: microphone.rate, free: 1, ...(first ? { first: 1 } : {}) });
+      first = false;
+    });
+  }
+
+  async function give(send) {
+    message = null;
+    await hush();
+    ended = performance.now();
+    working = true;
+    show();
+    if (!(await send())) working = false;
+    show();
+  }
+
+  async function change(action) {
+    await hush();
+    player.silence();
+    message = null;
+    if (action === "again") {
+      ended = performance.now();
+      working = true;
+    }
+    if (!(await link.act(action))) working = false;
+    show();
+  }
+
+  const button = $(".press");
+  button.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    button.setPointerCapture(event.pointerId);
+    press();
+  });
+  button.addEventListener("pointerup", release);
+  button.addEventListener("pointercancel", release);
+  button.addEventListener("contextmenu", (event) => event.preventDefault());
+
+  const typing = (target) => target.closest?.("input, select, textarea, summary, a, button:not(.press), canvas");
+  document.addEventListener("keydown", (event) => {
+    const talks = !$("#panel-talk").hidden;
+    if (event.key === "Escape" && talks) hush();
+    const keys = document.activeElement === button ? [" ", "Enter"] : [" "];
+    if (!talks || !keys.includes(event.key) || typing(event.target)) return;
+    event.preventDefault();
+    if (!event.repeat) press();
+  });
+  document.addEventListener("keyup", (event) => {
+    const keys = document.activeElement === button ? [" ", "Enter"] : [" "];
+    if (keys.includes(event.key) && !typing(event.target)) {
+      event.preventDefault();
+      release();
+    }
+  });
+  window.addEventListener("blur", () => recording && !recording.toggled && end());
+
+  $(".stop").addEventListener("click", () => {
+    hush();
+    show();
+  });
+  $(".free").addEventListener("click", () => setFree(!free));
+  $(".upload input").addEventListener("change", ({ target }) => {
+    const [file] = target.files;
+    target.value = "";
+    if (!file) return;
+    if (file.size > props.max_upload) return complain(`“${file.name}” is larger than ${props.max_upload / 1e6} MB`);
+    give(() => link.upload(file));
+  });
+  for (const action of ["again", "undo", "new"]) $(`.${action}`).addEventListener("click", () => change(action));
+
+  props.examples.forEach(({ language, text }, k) => {
+    const item = document.createElement("li");
+    const hear = Object.assign(document.createElement("button"), { type: "button", className: "quiet hear-example", textContent: "▶" });
+    hear.dataset.tLabel = "example.hear";
+    hear.addEventListener("click", () => player.play(`example/${k}`, link.url(`example/${k}.flac`)).catch((e) => complain(e.message)));
+    const used = Object.assign(document.createElement("button"), { type: "button", className: "example" });
+    const badge = Object.assign(document.createElement("span"), { className: "badge" });
+    badge.dataset.language = language;
+    badge.style.setProperty("--badge", `var(--strand-${props.languages.indexOf(language) + 1})`);
+    used.append(badge, Object.assign(document.createElement("span"), { textContent: text, lang: language }));
+    used.addEventListener("click", () => give(() => link.example(k)));
+    item.append(hear, used);
+    $(".examples").append(item);
+  });
+
+  // ---- pages and languages ------------------------------------------------------------------------------------------
+
+  const tabs = [...root.querySelectorAll("[role=tab]")];
+  const pages = { "tab-results": resultsPage($("#panel-results"), props), "tab-kept": keptPage($("#panel-kept"), props, link, player) };
+  $("#tab-kept").hidden = !props.kept;
+  function open(tab) {
+    for (const one of tabs) {
+      const chosen = one === tab;
+      one.setAttribute("aria-selected", String(chosen));
+      one.tabIndex = chosen ? 0 : -1;
+      $(`#${one.getAttribute("aria-controls")}`).hidden = !chosen;
+    }
+    pages[tab.id]?.();
+  }
+  for (const tab of tabs) {
+    tab.addEventListener("click", () => open(tab));
+    tab.addEventListener("keydown", ({ key }) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[key];
+      if (!step) return;
+      const shown = tabs.filter((one) => !one.hidden);
+      const next = shown[(shown.indexOf(tab) + step + shown.length) % shown.length];
+      next.focus();
+      open(next);
+    });
+  }
+  open(tabs[0]);
+
+  for (const code of props.interfaces) {
+    const choice = Object.assign(document.createElement("button"), { type: "button", className: "quiet", textContent: code.toUpperCase(), lang: code });
+    choice.title = new Intl.DisplayNames([code], { type: "language" }).of(code);
+    choice.addEventListener("click", () => use(code));
+    $(".interface").append(choice);
+  }
+  const controls = new Controls($("#panel-talk"), props, (values) => connected && link.act("settings", values));
+  onChange(() => {
+    fill(root);
+    for (const choice of $(".interface").children) choice.setAttribute("aria-pressed", String(choice.lang === document.documentElement.lang));
+    story.relabel();
+    for (const badge of root.querySelectorAll(".badge[data-language]")) badge.textContent = languageName(badge.dataset.language);
+    $(".note").textContent = props.kept ? t("note.kept", { folder: props.kept }) : t("note", { minutes: props.minutes });
+    pages[tabs.find((tab) => tab.getAttribute("aria-selected") === "true").id]?.();
+    show();
+  });
+  await use(preferred(props.interfaces));
+  setInterval(show, 50);
+  link.connect();
+}

@@ -1,0 +1,75 @@
+// The controls: target language and the folded settings. Kept in this browser; `read` gives them as the server wants them.
+
+import { languageName, number, onChange, t } from "./texts.js";
+
+const STORED = "tresse-settings";
+const NAMES = ["speaker", "max_seconds", "temperature", "top_p", "seed"];
+
+export class Controls {
+  constructor(root, props, onInput) {
+    Object.assign(this, { root, props, onInput });
+    this.pills = root.querySelector(".pills");
+    const targets = ["same", ...props.languages, ...(props.languages.length > 1 ? ["both", "braided"] : [])];
+    for (const target of targets) {
+      const label = document.createElement("label");
+      const radio = Object.assign(document.createElement("input"), { type: "radio", name: "target", value: target });
+      label.append(radio, document.createElement("span"));
+      this.pills.append(label);
+    }
+    const speaker = this.field("speaker");
+    for (const name of ["", ...props.speakers]) speaker.append(new Option(name.charAt(0).toUpperCase() + name.slice(1), name));
+    speaker.closest("label").hidden = props.speakers.length < 2;
+    this.defaults = { target: "same", speaker: "", max_seconds: "12", temperature: "0.8", top_p: "0.95", seed: "" };
+    this.write({ ...this.defaults, ...JSON.parse(localStorage.getItem(STORED) ?? "{}") });
+    root.addEventListener("input", (event) => {
+      if (event.target.name) this.changed();
+    });
+    root.querySelector(".defaults").addEventListener("click", () => {
+      this.write({ ...this.defaults, target: this.target });
+      this.changed();
+    });
+    onChange(() => this.label());
+  }
+
+  field(name) {
+    return this.root.querySelector(`[name=${name}]`);
+  }
+
+  get target() {
+    return this.root.querySelector("[name=target]:checked").value;
+  }
+
+  write(values) {
+    const radios = [...this.root.querySelectorAll("[name=target]")];
+    (radios.find((radio) => radio.value === values.target) ?? radios[0]).checked = true;
+    for (const name of NAMES) {
+      this.field(name).value = values[name];
+    }
+    if (this.field("speaker").selectedIndex < 0) this.field("speaker").value = "";
+  }
+
+  read() {
+    const values = Object.fromEntries(NAMES.map((name) => [name, this.field(name).value]));
+    return { target: this.target, ...values };
+  }
+
+  changed() {
+    localStorage.setItem(STORED, JSON.stringify(this.read()));
+    this.label();
+    this.onInput(this.read());
+  }
+
+  label() {
+    for (const label of this.pills.children) {
+      const { value } = label.firstChild;
+      label.lastChild.textContent = this.props.languages.includes(value) ? languageName(value) : t(`target.${value}`);
+      label.title = this.props.languages.includes(value) ? "" : t(`target.${value}.hint`);
+    }
+    this.field("speaker").options[0].textContent = t("speaker.any");
+    this.field("seed").placeholder = t("seed.new");
+    for (const name of ["max_seconds", "temperature", "top_p"]) {
+      const field = this.field(name);
+      field.parentElement.querySelector("output").textContent = number(field.value, name === "max_seconds" ? 0 : 2);
+    }
+  }
+}

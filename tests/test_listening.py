@@ -1,0 +1,107 @@
+"""Prompts that are still being spoken, stories of several turns, replies in several languages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slm.audio import resample
+from slm.bundle import Bundle, told
+from slm.continuation import Prompt, Sentence, prompt_tokens
+from slm.errors import TresseError
+from slm.listening import ResampleStream
+from slm.units import Units
+from tests.conftest import spoken_beginning
+
+
+def pieces(waveform: np.ndarray, cuts: list[int]) -> list[np.ndarray]:
+    return np.split(waveform, np.cumsum(cuts)[: np.searchsorted(np.cumsum(cuts), len(waveform))])
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    rate=st.sampled_from([16000, 22050, 24000, 44100, 48000, 8000]),
+    cuts=st.lists(st.integers(0, 6000), max_size=12),
+    length=st.integers(1, 20000),
+)
+def test_resampled_chunks_are_the_resampled_whole(rate: int, cuts: list[int], length: int) -> None:
+    waveform = np.random.default_rng(length).uniform(-1, 1, length).astype(np.float32)
+    stream = ResampleStream(rate, 16000)
+    got = np.concatenate([*(stream.push(part) for part in pieces(waveform, cuts)), stream.flush()])
+    whole = resample(waveform, rate, 16000)
+    assert got.shape == whole.shape
+    assert np.abs(got - whole).max() < 1e-5
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+def test_a_streamed_prompt_is_the_whole_prompt(bundle: Bundle, rate: int) -> None:
+    waveform = resample(spoken_beginning("en"), 16000, rate)
+    whole = bundle.prompt(waveform, rate)
+    stream = bundle.prompt_stream(rate)
+    early = sum(len(stream.push(part)) for part in pieces(waveform, [rate // 10] * 200))
+    sentences, seconds = stream.finish()
+    assert early > 0.9 * seconds * bundle.units.frame_rate  # nearly everything was done before the end
+    assert seconds == pytest.approx(whole.seconds)
+    assert [list(s.frames()) for s in sentences] == [list(s.frames()) for s in whole.sentences]
+    assert bundle.understand(sentences, seconds).language == whole.language == "en"
+
+
+def test_a_streamed_prompt_that_cannot_be_used_says_so(bundle: Bundle) -> None:
+    stream = bundle.prompt_stream(16000)
+    stream.push(np.zeros(16000 * 59, np.float32))
+    with pytest.raises(TresseError, match="longer than 60 s"):
+        stream.push(np.zeros(16000 * 2, np.float32))
+    noise = bundle.prompt_stream(16000)
+    noise.push(np.random.default_rng(0).normal(0, 0.05, 32000).astype(np.float32))
+    with pytest.raises(TresseError, match="no speech found"):
+        noise.finish()
+
+
+def test_braided_replies_take_turns_sentence_by_sentence(bundle: Bundle) -> None:
+    prompt = bundle.prompt(spoken_beginning("en"), 16000)
+    for seed in range(3):
+        chunks = list(bundle.reply(prompt, ("fr", "en"), seed=seed, max_seconds=20.0))
+        languages = chunks[-1].languages
+        assert list(languages) == ["fr", "en"] * (len(languages) // 2) + ["fr"] * (len(languages) % 2)
+        again = list(bundle.reply(prompt, ("fr", "en"), seed=seed, max_seconds=20.0))
+        assert np.array_equal(np.concatenate([c.audio for c in chunks]), np.concatenate([c.audio for c in again]))
+        sentences = told(chunks)
+        assert [sentence.language for sentence in sentences] == list(languages)[: len(sentences)]
+        units = sum(len(chunk.units) for chunk in chunks)
+        assert sum(len(sentence.units) for sentence in sentences) == units - max(0, len(languages) - 1)
+    assert len(languages) > 1
+
+
+def test_the_story_so_far_is_told_to_the_model_in_its_languages(bundle: Bundle) -> None:
+    first = bundle.prompt(spoken_beginning("en"), 16000)
+    reply = told(bundle.reply(first, "fr", seed=1, max_seconds=4.0))
+    second = bundle.prompt(spoken_beginning("fr"), 16000, before=(*first.story, *reply))
+    tokens = prompt_tokens(second, "en", bundle.vocabulary, 10_000)
+    tags = [bundle.vocabulary.language_of_tag[t] for t in tokens if t in bundle.vocabulary.language_of_tag]
+    assert tags == ["en", "en", *["fr"] * len(reply), "fr", "fr", "en"]
+    heard = np.concatenate([sentence.units.ids for sentence in second.story])
+    assert np.array_equal(bundle.vocabulary.decode(tokens), heard)
+    used, limit, forgotten = bundle.context_use(second.story, 12.0)
+    assert (used, forgotten) == (len(tokens) - 2, 0)
+    assert limit == bundle.context // 2
+    used, limit, forgotten = bundle.context_use(second.story * 20, 12.0)
+    assert 0 < used <= limit
+    assert forgotten > 0
+
+
+@settings(deadline=None, max_examples=30)
+@given(languages=st.lists(st.sampled_from(["en", "fr"]), min_size=1, max_size=8), limit=st.integers(8, 120))
+def test_old_sentences_give_way_whole(bundle: Bundle, languages: list[str], limit: int) -> None:
+    rng = np.random.default_rng(limit)
+    story = [Sentence(Units.from_frames(rng.integers(0, 100, rng.integers(1, 50)), 50.0), name) for name in languages]
+    last = story[-1]
+    prompt = Prompt([last.units], last.language, 1.0, tuple(story[:-1]))
+    tokens = prompt_tokens(prompt, "fr", bundle.vocabulary, limit)
+    assert len(tokens) <= limit
+    kept = [t for t in tokens[:-1] if t in bundle.vocabulary.language_of_tag]
+    assert [bundle.vocabulary.language_of_tag[t] for t in kept] == languages[len(languages) - len(kept) :]
+    ends = np.concatenate([sentence.units.ids for sentence in story[len(story) - len(kept) :]])
+    decoded = bundle.vocabulary.decode(tokens)
+    assert np.array_equal(decoded, ends if len(kept) > 1 else ends[: len(decoded)])
