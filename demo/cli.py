@@ -34,6 +34,7 @@ evaluate.command("cloze")(measure.cloze_command)
 evaluate.command("units")(measure.units_command)
 evaluate.command("pairs")(measure.pairs_command)
 evaluate.command("alignment")(measure.alignment_command)
+evaluate.command("resynthesis")(measure.resynthesis_command)
 evaluate.command("continuation")(measure.continuation_command)
 evaluate.command("all")(measure.all_command)
 app.add_typer(evaluate, name="eval")
@@ -41,6 +42,8 @@ bench = typer.Typer(help="Measure speed against the plain way, in one process.",
 bench.command("prepare")(measure.bench_prepare_command)
 bench.command("cloze")(measure.bench_cloze_command)
 bench.command("train")(measure.bench_train_command)
+bench.command("vocoder")(measure.bench_vocoder_command)
+bench.command("continue")(measure.bench_continue_command)
 app.add_typer(bench, name="bench")
 
 

@@ -157,6 +157,25 @@ def continuation_command(
     print(markdown_table(evaluate_continuation(held, ears, out=out, prompts=count, max_seconds=max_seconds)))
 
 
+def resynthesis_command(
+    out: OutOption,
+    count: Annotated[int, typer.Option(help="Sentences a language and voice group.", min=1)] = 60,
+    asr: AsrOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """What units and vocoder keep of speech: words (where there is a recogniser), spectrum, melody, loudness."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from slm.transcribe import Transcriber
+    from train.evaluate.resynthesis import evaluate_resynthesis, summary_table
+
+    held = Bundle.load(bundle, device)
+    hears = asr or (held.path / "asr").is_dir()
+    ears = Transcriber.of_bundle(held.path, held.languages, asr) if hears else None
+    print(summary_table(evaluate_resynthesis(held, ears, out=out, count=count)))
+
+
 def all_command(
     out: OutOption,
     only: Annotated[
@@ -227,6 +246,28 @@ def units_command(
 
     held = Bundle.load(bundle, device)
     print(summary_table(report_units(held.units, held.languages, out, count=count)))
+
+
+def bench_vocoder_command(bundle: BundleOption = None, device: DeviceOption = "cpu") -> None:
+    """Real-time factor and delay of the vocoder against a HiFi-GAN generator of the usual size."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.bench.vocoder import bench_vocoder, table
+
+    _show(bench_vocoder(Bundle.load(bundle, device).vocoder), table)
+
+
+def bench_continue_command(
+    prompts: Annotated[int, typer.Option(help="Spoken prompts.", min=1)] = 50,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Delay of the first audio, and decoding speed, against generating everything with transformers first."""
+    no_telemetry()
+    from slm.bundle import Bundle
+    from train.bench.continuation import bench_continue, table
+
+    _show(bench_continue(Bundle.load(bundle, device), prompts), table)
 
 
 def bench_train_command(

@@ -127,6 +127,14 @@ class Part:
     without: tuple[str, ...] = ()
 
 
+def _resynthesis(setting: Setting, out: Path) -> Any:
+    from train.evaluate.resynthesis import evaluate_resynthesis
+
+    return evaluate_resynthesis(
+        setting.bundle, setting.transcriber, out=out, count=setting.sizes.spoken, panel=setting.panel
+    )
+
+
 PARTS = {
     "cloze": Part("Cloze, test stories", _cloze("test"), "cloze.md"),
     "cloze-unseen": Part("Cloze, unseen situations", _cloze("unseen"), "cloze.md"),
@@ -134,6 +142,7 @@ PARTS = {
     "pairs": Part("Pairs", _pairs, "pairs.md"),
     "alignment": Part("Alignment", _alignment, "alignment.md"),
     "units": Part("Units", _units, "units.md"),
+    "resynthesis": Part("Resynthesis", _resynthesis, "resynthesis.md"),
     "continuation": Part("Continuation", _continuation, "continuation.md", ("Transcripts",)),
 }
 

@@ -1,0 +1,348 @@
+"""`tresse eval resynthesis`: speech -> units -> speech, and what it costs in words, sound, melody and loudness.
+
+Held-out sentences (test stories, none of whose sentences training has heard) are spoken by three groups of voices, encoded,
+and spoken again by the vocoder's speakers:
+
+- `same speaker`: the vocoder's speakers, each resynthesised as itself, with the run lengths that were heard. Only here can
+  sound and melody be compared with the original's;
+- `same speaker, own timing`: the same units with the run lengths that the vocoder predicts, as in a reply;
+- `training voices`, `held-out voices`: other prompts, spoken by the vocoder's speakers in turn.
+
+Words are those of a recogniser (any object with `transcribe(waveform, sample_rate, language).text`): its errors on the
+original speech stand beside those on the resynthesised. Loudness is the level of what is not silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from slm.errors import TresseError
+from train.asr import spoken_words
+from train.checkpoint import atomic_path, write_json
+from train.evaluate.edit_distance import edit_distances
+from train.evaluate.units_report import distinct_sentences
+from train.progress import Progress
+from train.speech import SAMPLE_RATE, Voices, speak
+from train.stories.grammar import generate_stories
+from vocoder.losses import SpectralLoss
+from vocoder.pitch import pitch_contours
+
+SAME, OWN_TIMING = "same speaker", "same speaker, own timing"
+TRAINING, HELD_OUT = "training voices", "held-out voices"
+GOALS = {SAME: 0.03, OWN_TIMING: 0.03, TRAINING: 0.03, HELD_OUT: 0.08}
+"""By how much word error may exceed that of the original speech."""
+F0_GOAL, LOUDNESS_GOAL = 0.5, 2.0
+PITCH_HOP = 0.01
+"""s between two measurements of pitch."""
+SILENT = 0.05
+"""Share of the loudest 20 ms below which 20 ms are silence, where loudness is measured."""
+RESAMPLES = 2000
+QUIETEST = 1e-5
+"""Level of the noise that spectrograms are drawn with."""
+PLOT = "spectrograms.png"
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A sentence, who spoke it, and what the vocoder made of its units."""
+
+    group: str
+    language: str
+    text: str
+    voice: str
+    speaker: str
+    original: np.ndarray
+    spoken: np.ndarray
+
+
+def evaluate_resynthesis(
+    bundle: Any,
+    transcriber: Any,
+    *,
+    out: Path,
+    count: int = 60,
+    panel: Voices | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure a bundle on `count` sentences a language and group; write results.json, resynthesis.md and its plot.
+
+    transcriber: None leaves word errors out. Raises TresseError where the bundle's speakers are not among the voices.
+    """
+    panel = panel or Voices.load()
+    utterances = resynthesise(bundle, _sentences(bundle.languages, count, seed), panel)
+    results: dict[str, Any] = {
+        "sentences": count,
+        "speakers": list(bundle.speakers),
+        "transcribed": transcriber is not None,
+        "rows": {},
+    }
+    words = transcripts(utterances, transcriber) if transcriber is not None else None
+    for language in bundle.languages:
+        rows = results["rows"][language] = {}
+        for group in GOALS:
+            members = [index for index, one in enumerate(utterances) if (one.language, one.group) == (language, group)]
+            if not members:
+                continue
+            some = [utterances[index] for index in members]
+            row: dict[str, Any] = {"n": len(some), **loudness(some, bundle.sample_rate)}
+            if words is not None:
+                row |= recognition([words[index] for index in members], seed) | {"goal": GOALS[group]}
+            if group == SAME:
+                row |= sound(some, bundle.sample_rate)
+            rows[group] = row
+    results["goals_met"] = goals_met(results)
+    out.mkdir(parents=True, exist_ok=True)
+    save_spectrograms(utterances, bundle.sample_rate, out / PLOT)
+    with atomic_path(out / "resynthesis.md") as temporary:
+        temporary.write_text(markdown_page(results), encoding="utf-8")
+    write_json(out / "results.json", results)
+    return results
+
+
+def _sentences(languages: Sequence[str], count: int, seed: int) -> list[tuple[str, str]]:
+    training = list(generate_stories(seed, 2000, "train"))
+    return distinct_sentences(generate_stories(seed, 10 * count, "test"), languages, count, without=training)
+
+
+def resynthesise(bundle: Any, sentences: Sequence[tuple[str, str]], panel: Voices) -> list[Utterance]:
+    """(language, text) sentences spoken by every group's voices in turn, encoded and spoken again."""
+    own = [name for name in bundle.speakers if name in panel.training]
+    if not own:
+        raise TresseError(f"none of the bundle's speakers ({', '.join(bundle.speakers)}) is among the training voices")
+    groups = {
+        SAME: own,
+        TRAINING: [name for name in panel.training if name not in own],
+        HELD_OUT: list(panel.held_out),
+    }
+    spoken: list[Utterance] = []
+    progress = Progress("resynthesis", len(sentences) * len(groups), unit="sentences")
+    for group, names in groups.items():
+        for number, (language, text) in enumerate(sentences if names else []):
+            voice = names[number % len(names)]
+            speaker = voice if group == SAME else own[number % len(own)]
+            original = speak(text, language, panel.speaker(voice), panel)
+            units = bundle.units.encode(original, SAMPLE_RATE)
+            audio = bundle.vocoder.synthesise(units, speaker, language)
+            one = Utterance(group, language, text, voice, speaker, original, audio)
+            spoken.append(one)
+            if group == SAME:
+                unhurried = SimpleNamespace(ids=units.ids, run_lengths=None, frame_rate=units.frame_rate)
+                audio = bundle.vocoder.synthesise(unhurried, speaker, language)
+                spoken.append(replace(one, group=OWN_TIMING, spoken=audio))
+            progress.update(len(spoken))
+    return spoken
+
+
+def transcripts(utterances: Sequence[Utterance], transcriber: Any) -> list[tuple[str, str, str]]:
+    """What was said, what the recogniser hears in the original, and in the resynthesised: of each utterance."""
+    heard: list[tuple[str, str, str]] = []
+    originals: dict[int, str] = {}
+    progress = Progress("transcripts", len(utterances), unit="sentences")
+    for one in utterances:
+        if id(one.original) not in originals:
+            originals[id(one.original)] = transcriber.transcribe(one.original, SAMPLE_RATE, one.language).text
+        again = transcriber.transcribe(one.spoken, SAMPLE_RATE, one.language).text
+        heard.append((one.text, originals[id(one.original)], again))
+        progress.update(len(heard))
+    return heard
+
+
+def recognition(words: Sequence[tuple[str, str, str]], seed: int) -> dict[str, Any]:
+    """Word and character error of the original and of the resynthesised, and by how much word error rose (95 % interval).
+
+    Errors of all sentences over words (characters) of all; the interval is a bootstrap over sentences.
+    """
+    results: dict[str, Any] = {}
+    for name, split in (("word_error", spoken_words), ("character_error", lambda text: " ".join(spoken_words(text)))):
+        said, original, again = ([split(text) for text in texts] for texts in zip(*words, strict=True))
+        lengths = np.array([len(part) for part in said])
+        errors = np.stack([_errors(said, heard) for heard in (original, again)])
+        rates = errors.sum(1) / max(1, lengths.sum())
+        results[name] = {"original": float(rates[0]), "resynthesis": float(rates[1])}
+        if name == "word_error":
+            drawn = np.random.default_rng(seed).integers(0, len(said), (RESAMPLES, len(said)))
+            rises = (errors[1] - errors[0])[drawn].sum(1) / lengths[drawn].sum(1)
+            low, high = np.percentile(rises, [2.5, 97.5])
+            results["rise"] = {"mean": float(rates[1] - rates[0]), "ci95": [float(low), float(high)]}
+    return results
+
+
+def _errors(said: Sequence[Sequence[str]], heard: Sequence[Sequence[str]]) -> np.ndarray:
+    numbers: dict[str, int] = {}
+    pairs = [
+        (
+            np.array([numbers.setdefault(word, len(numbers)) for word in one], np.int64),
+            np.array([numbers.setdefault(word, len(numbers)) for word in other], np.int64),
+        )
+        for one, other in zip(said, heard, strict=True)
+    ]
+    return edit_distances(pairs)
+
+
+def sound(utterances: Sequence[Utterance], sample_rate: int) -> dict[str, float]:
+    """Mel distance (mean absolute difference of log-mels, nats), and the melody where both are voiced.
+
+    f0_correlation: of log f0, mean over sentences; f0_error: mean, in semitones; voicing_error: share of frames.
+    """
+    hop = round(PITCH_HOP * sample_rate)
+    spectral = SpectralLoss(sample_rate)
+    contours = pitch_contours(
+        [one.original for one in utterances] + [one.spoken for one in utterances], sample_rate, hop
+    )
+    distances, correlations, errors, voicing = [], [], [], []
+    for index, one in enumerate(utterances):
+        shared = min(len(one.original), len(one.spoken))
+        pair = [torch.from_numpy(waveform[:shared])[None] for waveform in (one.spoken, one.original)]
+        distances.append(float(spectral(*pair)[0]))
+        f0, again = contours[index], contours[len(utterances) + index]
+        frames = min(len(f0), len(again))
+        correlation, error = compare_melodies(f0[:frames], again[:frames])
+        correlations.append(correlation)
+        errors.append(error)
+        voicing.append(float(np.mean((f0[:frames] > 0) != (again[:frames] > 0))))
+    return {
+        "mel_distance": float(np.mean(distances)),
+        "f0_correlation": float(np.nanmean(correlations)),
+        "f0_error": float(np.nanmean(errors)),
+        "voicing_error": float(np.mean(voicing)),
+    }
+
+
+def compare_melodies(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Hz [T] each, 0 where unvoiced -> correlation of log f0 and mean error in semitones, where both are voiced.
+
+    NaN where fewer than ten frames are; a flat contour correlates with nothing (0).
+    """
+    both = (one > 0) & (other > 0)
+    if both.sum() < 10:
+        return float("nan"), float("nan")
+    a, b = np.log2(one[both]), np.log2(other[both])
+    flat = min(a.std(), b.std()) < 1e-6
+    return 0.0 if flat else float(np.corrcoef(a, b)[0, 1]), float(12 * np.abs(a - b).mean())
+
+
+def active_level(waveform: np.ndarray, sample_rate: int) -> float:
+    """dB of full scale of what is not silence; -inf for silence."""
+    size = sample_rate // 50
+    blocks = waveform[: len(waveform) // size * size].reshape(-1, size)
+    power = np.mean(np.square(blocks, dtype=np.float64), axis=1)
+    loud = power[power > SILENT**2 * power.max(initial=0.0)]
+    return float(10 * np.log10(loud.mean())) if len(loud) else float("-inf")
+
+
+def loudness(utterances: Sequence[Utterance], sample_rate: int) -> dict[str, float]:
+    """Mean level (dB), the widest distance of a sentence from it (dB), and the highest sample."""
+    levels = np.array([active_level(one.spoken, sample_rate) for one in utterances])
+    return {
+        "level": float(levels.mean()),
+        "level_spread": float(np.abs(levels - levels.mean()).max()),
+        "peak": float(max(np.abs(one.spoken).max(initial=0.0) for one in utterances)),
+    }
+
+
+def goals_met(results: dict[str, Any]) -> dict[str, bool]:
+    """Which of the goals hold in every language: word error, melody, loudness."""
+    rows = [(group, row) for groups in results["rows"].values() for group, row in groups.items()]
+    met = {"loudness": all(row["level_spread"] <= LOUDNESS_GOAL and row["peak"] < 1.0 for _, row in rows)}
+    met["melody"] = all(row["f0_correlation"] >= F0_GOAL for group, row in rows if group == SAME)
+    if results["transcribed"]:
+        met["word_error"] = all(row["rise"]["mean"] <= row["goal"] for _, row in rows)
+    return met
+
+
+def markdown_page(results: dict[str, Any]) -> str:
+    """The report: protocol, tables, spectrograms."""
+    page = [
+        "# Resynthesis",
+        "",
+        f"Speech, its units, and speech again by {', '.join(results['speakers'])}; {results['sentences']} sentences of",
+        "test stories a language and group. Word and character errors are those of a recogniser's transcripts, in %;",
+        "in brackets a 95 % bootstrap interval over sentences.",
+        "",
+        summary_table(results),
+        "",
+        "## Sound and melody",
+        "",
+        "The vocoder's speakers against themselves. Mel distance in nats; f0 where both are voiced: correlation of its",
+        "logarithm within a sentence, error in semitones. Loudness: level of what is not silence, and the sentence farthest",
+        "from the mean.",
+        "",
+        "| Language | Voices | mel distance | f0 correlation | f0 error | voicing error | level, dB | spread, dB | peak |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for language, group, row in _rows(results):
+        melody = [f"{row[key]:.2f}" for key in ("mel_distance", "f0_correlation", "f0_error")] if group == SAME else []
+        melody += [_percent(row["voicing_error"])] if group == SAME else ["-"] * 4
+        levels = [f"{row['level']:.1f}", f"{row['level_spread']:.1f}", f"{row['peak']:.2f}"]
+        page.append(f"| {language} | {group} | " + " | ".join([*melody, *levels]) + " |")
+    met = ", ".join(f"{name} {'met' if held else 'not met'}" for name, held in results["goals_met"].items())
+    return "\n".join([*page, "", f"Goals: {met}.", "", f"![{PLOT}]({PLOT})"]) + "\n"
+
+
+def summary_table(results: dict[str, Any]) -> str:
+    """What one wants to see on a terminal: errors of the original and of the resynthesised."""
+    if not results["transcribed"]:
+        return "No recogniser: word errors were not measured."
+    lines = [
+        "| Language | Voices | word error | again | rise | goal | character error | again |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for language, group, row in _rows(results):
+        words, letters, rise = row["word_error"], row["character_error"], row["rise"]
+        low, high = (100 * bound for bound in rise["ci95"])
+        cells = [_percent(words["original"]), _percent(words["resynthesis"])]
+        cells += [f"{100 * rise['mean']:+.1f} [{low:.1f}, {high:.1f}]", f"{100 * row['goal']:.0f}"]
+        cells += [_percent(letters["original"]), _percent(letters["resynthesis"])]
+        lines.append(f"| {language} | {group} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _rows(results: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(language, group, row) for language, rows in results["rows"].items() for group, row in rows.items()]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def save_spectrograms(utterances: Sequence[Utterance], sample_rate: int, path: Path) -> None:
+    """The first sentence of every language and speaker: original above resynthesised, with the pitch drawn in."""
+    from matplotlib.figure import Figure
+
+    firsts: dict[tuple[str, str], Utterance] = {}
+    for one in utterances:
+        if one.group == SAME:
+            firsts.setdefault((one.language, one.speaker), one)
+    figure = Figure(figsize=(12, 3.6 * len(firsts)), layout="constrained")
+    grid = figure.subplots(2 * len(firsts), 1, squeeze=False)[:, 0]
+    hop = round(PITCH_HOP * sample_rate)
+    longest = max((max(len(one.original), len(one.spoken)) for one in firsts.values()), default=0)
+    dither = np.random.default_rng(0).standard_normal(longest).astype(np.float32)  # digital silence has no logarithm
+    for index, ((language, speaker), one) in enumerate(firsts.items()):
+        for axes, title, waveform in zip(
+            grid[2 * index :], ("original", "resynthesised"), (one.original, one.spoken), strict=False
+        ):
+            axes.specgram(
+                waveform + QUIETEST * dither[: len(waveform)],
+                NFFT=512,
+                noverlap=384,
+                Fs=sample_rate,
+                vmin=-130,
+                vmax=-30,
+                cmap="magma",
+            )
+            [f0] = pitch_contours([waveform], sample_rate, hop)
+            times = (np.arange(len(f0)) + 0.5) * PITCH_HOP
+            axes.plot(times[f0 > 0], 10 * f0[f0 > 0], ".", color="cyan", markersize=2)
+            axes.set(title=f"{language}, {speaker}, {title}: {one.text}", ylabel="Hz (pitch x 10)")
+    if firsts:
+        grid[-1].set_xlabel("time (s)")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=80)
