@@ -122,7 +122,7 @@ def resynthesise(bundle: Any, sentences: Sequence[tuple[str, str]], panel: Voice
         HELD_OUT: list(panel.held_out),
     }
     spoken: list[Utterance] = []
-    progress = Progress("resynthesis", len(sentences) * len(groups), unit="sentences")
+    progress = Progress("resynthesis", len(sentences) * (len(groups) + 1), unit="sentences")
     for group, names in groups.items():
         for number, (language, text) in enumerate(sentences if names else []):
             voice = names[number % len(names)]
