@@ -54,7 +54,7 @@ FOCUS = 0.3
 
 @dataclass(frozen=True)
 class ASRTraining:
-    """How the recogniser is trained. The defaults suit the default ASRModel on two CPU cores (40 minutes).
+    """How the recogniser is trained. The defaults suit the default ASRModel on two CPU cores (an hour on one).
 
     floor: last learning rate as a share of the peak. ramp: shares of the steps between which the augmentation grows from
     none to its full strength. phones, ctc, focus: weights of the auxiliary losses. precision: `auto`, `bf16` or `no`.

@@ -40,7 +40,7 @@ class ASRModel:
     heads: int = 3
     encoder_layers: int = 4
     decoder_layers: int = 2
-    vocabulary: int = 1200
+    vocabulary: int = 500
     dropout: float = 0.0
     features: MelFeatures = field(default_factory=MelFeatures)
 

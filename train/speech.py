@@ -119,7 +119,7 @@ def speak(text: str, language: str, speaker: Speaker, voices: Voices | None = No
 def speak_with_phonemes(
     text: str, language: str, speaker: Speaker, voices: Voices | None = None
 ) -> tuple[np.ndarray, list[Phoneme]]:
-    """Like `speak`, with the phonemes and their times (for evaluation only: no training may use them).
+    """Like `speak`, with the phonemes and their times: for evaluation and the recogniser. The unit encoder never sees them.
 
     Raises TresseError also for a speaker of another back end than espeak-ng.
     """

@@ -11,16 +11,12 @@ from typing import Annotated, Any
 
 import typer
 
-from demo.commands.options import CORES, BundleOption, DeviceOption, WorkersOption, no_telemetry, pairs
+from demo.commands.options import CORES, AsrOption, BundleOption, DeviceOption, WorkersOption, no_telemetry, pairs
 from slm.errors import TresseError
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the report.", show_default=False)]
 CompareOption = Annotated[
     str | None, typer.Option("--compare", help="Another bundle, measured beside this one.", show_default=False)
-]
-AsrOption = Annotated[
-    str | None,
-    typer.Option("--asr", help="A faster-whisper model's folder or name. [default: the bundle's]", show_default=False),
 ]
 CacheOption = Annotated[
     Path | None,

@@ -14,6 +14,10 @@ BundleOption = Annotated[
     str | None,
     typer.Option("--bundle", help="Folder or hub id of a bundle. [default: the shipped one]", show_default=False),
 ]
+AsrOption = Annotated[
+    str | None,
+    typer.Option("--asr", help="A faster-whisper model's folder or name. [default: the bundle's]", show_default=False),
+]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 SeedOption = Annotated[int, typer.Option(help="The same seed gives the same continuation.")]
 TemperatureOption = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.")]

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from demo.commands.options import (
+    AsrOption,
     BundleOption,
     DeviceOption,
     MaxSecondsOption,
@@ -30,19 +31,24 @@ def demo_command(
     recordings: Annotated[
         Path | None, typer.Option(help="Keep every turn in this folder. [default: nothing is kept]", show_default=False)
     ] = None,
+    asr: AsrOption = None,
 ) -> None:
     """Serve the page on which one talks with the model."""
     no_telemetry()
     from demo.app import serve
     from slm.bundle import Bundle
 
-    serve(Bundle.load(bundle, device), host, port, recordings=recordings)
+    serve(Bundle.load(bundle, device), host, port, recordings=recordings, asr=asr)
 
 
 def continue_command(
-    prompt: Annotated[Path, typer.Argument(help="Audio file with the beginning of a story.", show_default=False)],
-    to: Annotated[str, typer.Option(help="Language of the continuation, for example en or fr.", show_default=False)],
+    prompt: Annotated[
+        Path, typer.Argument(help="Audio file with the beginning of a story, or a saved .zip.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(help="WAV file to write.", show_default=False)],
+    to: Annotated[
+        str | None, typer.Option(help="Language of the continuation, for example en or fr.", show_default=False)
+    ] = None,
     seed: SeedOption = 0,
     temperature: TemperatureOption = 0.8,
     top_p: TopPOption = 0.95,
@@ -50,6 +56,10 @@ def continue_command(
     speaker: SpeakerOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
+    turn: Annotated[
+        int | None, typer.Option(help="Of a saved conversation: the turn whose reply is made again.", min=1)
+    ] = None,
+    part: Annotated[int, typer.Option(help="Which reply of that turn.", min=1)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a sentence.")] = False,
 ) -> None:
     """Go on with a spoken story in the language asked for."""
@@ -57,7 +67,7 @@ def continue_command(
     _check_output(out)
     if not prompt.exists():
         raise TresseError(f"no such file: {prompt}")
-    from demo.record import continue_file
+    from demo.record import continue_archive, continue_file
     from slm.bundle import Bundle
 
     settings = {
@@ -67,13 +77,19 @@ def continue_command(
         "max_seconds": max_seconds,
         "speaker": speaker,
     }
-    report = continue_file(Bundle.load(bundle, device), prompt, to, out, **settings)
+    if prompt.suffix.lower() != ".zip" and to is None:
+        raise TresseError("say in which language to go on: --to LANG")
+    held = Bundle.load(bundle, device)
+    if to is None or prompt.suffix.lower() == ".zip":
+        report = continue_archive(held, prompt, out, turn, part)
+    else:
+        report = continue_file(held, prompt, to, out, **settings)
     if as_json:
         print(json.dumps(report))
     else:
         print(
-            f"{out}: {report['seconds']:.1f} s in {to}; first audio after {report['time_to_first_audio_ms']:.0f} ms, "
-            f"real-time factor {report['real_time_factor']:.3f}"
+            f"{out}: {report['seconds']:.1f} s in {report['language']}; "
+            f"first audio after {report['time_to_first_audio_ms']:.0f} ms, real-time factor {report['real_time_factor']:.3f}"
         )
 
 

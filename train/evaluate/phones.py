@@ -1,4 +1,6 @@
-"""Phones from espeak-ng's phoneme times: what units are compared with. For evaluation only.
+"""Phones from espeak-ng's phoneme times: what units are compared with and the recogniser learns to tell.
+
+The unit encoder never sees them.
 
 The phone set is espeak-ng's own mnemonics of the language, with stress marks (' , % =) stripped and the marks of its
 spelling rules dropped (a final 2 or -: `t2` sounds as `t`, `@-` as `@`). Allophones that sound otherwise stay phones of
