@@ -232,16 +232,25 @@ def bench_cloze_command(
 def units_command(
     out: OutOption,
     count: Annotated[int, typer.Option(help="Sentences of each language.", min=2)] = 100,
+    units: Annotated[
+        Path | None, typer.Option(help="Folder of a unit encoder, instead of a bundle's.", show_default=False)
+    ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Whether the units name what is said, and not who says it."""
     no_telemetry()
-    from slm.bundle import Bundle
+    from slm.bundle import Bundle, choose_device
+    from slm.units import load_encoder
     from train.evaluate.units_report import report_units, summary_table
+    from train.speech import Voices
 
-    held = Bundle.load(bundle, device)
-    print(summary_table(report_units(held.units, held.languages, out, count=count)))
+    if units:
+        encoder, languages = load_encoder(units).to(choose_device(device)), list(Voices.load().languages)
+    else:
+        held = Bundle.load(bundle, device)
+        encoder, languages = held.units, held.languages
+    print(summary_table(report_units(encoder, languages, out, count=count)))
 
 
 def bench_vocoder_command(bundle: BundleOption = None, device: DeviceOption = "cpu") -> None:
