@@ -10,11 +10,10 @@ from slm.bundle import SHIPPED, Bundle
 from slm.units import load_encoder
 from train.evaluate.cloze import evaluate_cloze, markdown_table
 from train.evaluate.units import measure, speak_panel
-from train.evaluate.units_report import distinct_sentences
 from train.recipe import Recipe
 from train.speech import Voices
 from train.stories.cloze import read_items
-from train.stories.grammar import generate_stories
+from train.stories.grammar import distinct_sentences, generate_stories
 
 README = Path(__file__).parents[1] / "README.md"
 

@@ -30,9 +30,9 @@ from train.evaluate.units import (
     purity,
     speak_panel,
 )
-from train.evaluate.units_report import distinct_sentences, markdown_page, report_units, summary_table
+from train.evaluate.units_report import markdown_page, report_units, summary_table
 from train.speech import Phoneme, Voices
-from train.stories.grammar import Story
+from train.stories.grammar import Story, distinct_sentences
 
 SENTENCES = [
     ("en", "The cat sat on the mat and the bat sat on the hat."),

@@ -42,7 +42,7 @@ from train.asr_data import (
 from train.asr_model import SPECIAL, ASRModel, build_model, convert, encode, train_tokenizer
 from train.checkpoint import linear_schedule, load_checkpoint, save_checkpoint, write_json
 from train.precision import bf16_pays
-from train.progress import Progress
+from train.progress import Log, Progress
 from train.speech import SAMPLE_RATE, Voices, speak
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzàâäæçéèêëîïôöœùûüÿ'0123456789 "
@@ -255,7 +255,7 @@ def _loop(
     factor = linear_schedule(training.steps, training.warmup, training.floor)
     speller = _Speller(tokenizer)
     line = Progress("asr", training.steps, start)
-    log = _Log(folder / "log.jsonl", start)
+    log = Log(folder / "log.jsonl", start)
     sums, began, since = torch.zeros(6, device=device), time.perf_counter(), start
     parameters = list(learner.parameters())
     for step in range(start, training.steps):
@@ -322,23 +322,6 @@ def _lasting(training: ASRTraining) -> dict[str, Any]:
     """The settings that a run must keep when it is resumed; how often it reports may change."""
     plain = ASRTraining()
     return asdict(replace(training, log_every=plain.log_every, checkpoint_every=plain.checkpoint_every))
-
-
-class _Log:
-    """log.jsonl: one object a line. Lines past the step that a run resumes from are dropped first."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        from train.checkpoint import atomic_path
-
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        with atomic_path(path) as temporary:
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-    def write(self, entry: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
 
 
 def spoken_words(text: str) -> list[str]:

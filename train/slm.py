@@ -25,10 +25,10 @@ from slm.errors import TresseError
 from slm.model import ModelConfig, parameter_count, save_model, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.attention import attention_inputs, use_document_attention
-from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint, write_json
+from train.checkpoint import linear_schedule, load_checkpoint, save_checkpoint, write_json
 from train.packing import IGNORE, PackedBatch, TokenCorpus, evaluation_batches
 from train.precision import bf16_pays, peak_flops
-from train.progress import clock
+from train.progress import Log, clock
 from train.schedule import SLMTraining, StagedStream
 
 
@@ -110,25 +110,17 @@ def optimisers_of(model: nn.Module, training: SLMTraining, device: torch.device)
     return made
 
 
-class _Log:
-    """log.jsonl, one object a line, and tensorboard/. What lies past the step that a run resumes from is dropped."""
+class _Log(Log):
+    """log.jsonl, and the same in tensorboard/."""
 
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.path = folder / "log.jsonl"
-        kept = []
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-        with atomic_path(self.path) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        super().__init__(folder / "log.jsonl", step)
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, entry: dict[str, Any]) -> None:
-        """entry: {"step", name: number | text | nested mapping}."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        super().write(entry)
         for name, value in _numbers(entry):
             if name != "step":
                 self.board.add_scalar(name, value, entry["step"])

@@ -25,7 +25,7 @@ from train.launch import on_processes, under_launcher
 from train.recipe import Recipe, Stage
 from train.schedule import SLMTraining
 from train.speech import SAMPLE_RATE, Voices, speak
-from train.stories.grammar import Story, generate_stories, read_stories, write_stories
+from train.stories.grammar import distinct_sentences, generate_stories, read_stories, write_stories
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
@@ -265,17 +265,8 @@ def compare_models(recipe: Recipe, out: Path, workers: int) -> None:
 
 
 def _distinct(out: Path, split: str, languages: tuple[str, ...], count: int) -> list[tuple[str, str]]:
-    """The first `count` distinct sentences of each language in a split, (language, text), spread over its stories."""
-    stories: list[Story] = list(read_stories(out / "stories" / f"{split}.jsonl"))
-    picked: list[tuple[str, str]] = []
-    for language in languages:
-        seen = dict.fromkeys(
-            story.sentences[language][(index + turn) % len(story.sentences[language])]
-            for turn in range(max(len(story.sentences[language]) for story in stories))
-            for index, story in enumerate(stories)
-        )
-        picked += [(language, text) for text in list(seen)[:count]]
-    return picked
+    """`distinct_sentences` of the run's stories of a split."""
+    return distinct_sentences(read_stories(out / "stories" / f"{split}.jsonl"), languages, count)
 
 
 def _commit() -> str | None:

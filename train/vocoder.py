@@ -10,7 +10,6 @@ samples/ (held-out clips and their spectrograms).
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from slm.errors import TresseError
 from slm.units import Units
 from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint
 from train.precision import bf16_pays
+from train.progress import Log
 from vocoder.config import VocoderConfig
 from vocoder.istft import limit
 from vocoder.losses import DISCRIMINATORS, Discriminators, SpectralLoss
@@ -294,11 +294,7 @@ def train_vocoder(
     if checkpoint is not None:
         trainer.restore(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    log_path = folder / "log.jsonl"
-    lines = log_path.read_text(encoding="utf-8").splitlines() if log_path.exists() else []
-    with atomic_path(log_path) as temporary:  # what was logged after the checkpoint is done, and logged, again
-        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= trainer.step]
-        temporary.write_text("".join(kept), encoding="utf-8")
+    log = Log(folder / "log.jsonl", trainer.step)
     # Held-out clips come from a fixed draw; where clips are few, all are trained on and some heard again.
     order = np.random.default_rng([training.seed, 2**31]).permutation(len(clips))
     held_out = [clips[index] for index in order[: training.validation_clips]]
@@ -315,8 +311,7 @@ def train_vocoder(
             record["steps_per_second"] = round((step - from_step) / (time.monotonic() - began), 3)
             if held_out and (step % training.sample_every == 0 or last):
                 record |= trainer.validate(held_out, folder / "samples")
-            with log_path.open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
+            log.write(record)
             print(_line(record, training.steps), flush=True)
             if progress is not None:
                 progress(record)

@@ -163,12 +163,12 @@ def resynthesis_command(
     """What units and vocoder keep of speech: words (where there is a recogniser), spectrum, melody, loudness."""
     no_telemetry()
     from slm.bundle import Bundle
-    from slm.transcribe import Transcriber
     from train.evaluate.resynthesis import evaluate_resynthesis, summary_table
 
     held = Bundle.load(bundle, device)
-    hears = asr or (held.path / "asr").is_dir()
-    ears = Transcriber.of_bundle(held.path, held.languages, asr) if hears else None
+    ears, deaf = _ears(held, asr)
+    if deaf:
+        print(f"without word errors: {deaf}", file=sys.stderr)
     print(summary_table(evaluate_resynthesis(held, ears, out=out, count=count)))
 
 
@@ -187,18 +187,11 @@ def all_command(
     """Everything in one folder: results.json, report.md and a self-contained report.html. Run again, it goes on."""
     no_telemetry()
     from slm.bundle import Bundle
-    from slm.transcribe import Transcriber
     from train.evaluate.all import QUICK, Sizes, evaluate_all
     from train.evaluate.speech import default_cache
 
     held = Bundle.load(bundle, device)
-    ears, deaf = None, ""
-    try:
-        ears = Transcriber.of_bundle(held.path, held.languages, asr)
-    except TresseError as error:
-        if asr:
-            raise
-        deaf = str(error)
+    ears, deaf = _ears(held, asr)
     results = evaluate_all(
         held,
         out=out,
@@ -291,6 +284,18 @@ def bench_prepare_command() -> None:
     from train.bench.prepare import run_bench, table
 
     _show(run_bench(), table)
+
+
+def _ears(bundle: Any, asr: str | None) -> tuple[Any, str]:
+    """The recogniser asked for, or the bundle's; where the bundle has none, None and why."""
+    from slm.transcribe import Transcriber
+
+    try:
+        return Transcriber.of_bundle(bundle.path, bundle.languages, asr), ""
+    except TresseError as error:
+        if asr:
+            raise
+        return None, str(error)
 
 
 def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:

@@ -27,10 +27,9 @@ from slm.errors import TresseError
 from train.asr import spoken_words
 from train.checkpoint import atomic_path, write_json
 from train.evaluate.edit_distance import edit_distances
-from train.evaluate.units_report import distinct_sentences
 from train.progress import Progress
 from train.speech import SAMPLE_RATE, Voices, speak
-from train.stories.grammar import generate_stories
+from train.stories.grammar import distinct_sentences, generate_stories
 from vocoder.losses import SpectralLoss
 from vocoder.pitch import pitch_contours
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from slm.units.sequence import UnitEncoder
 from train.checkpoint import atomic_path, write_json
 from train.evaluate.units import evaluate_units, fit_baseline
 from train.speech import Voices
-from train.stories.grammar import Story, generate_stories
+from train.stories.grammar import distinct_sentences, generate_stories
 
 BASELINE_SENTENCES = 200
 """Of each language, that the baseline is fitted to."""
@@ -19,25 +19,6 @@ BASELINE_SENTENCES = 200
 PLOTS = {"voices.png": "Unit edit rate between voices", "changes.png": "Unit edit rate of changed recordings"}
 MEASURED = ("encoder", "baseline")
 LABELS = {"encoder": "this encoder", "baseline": "MFCC + k-means"}
-
-
-def distinct_sentences(
-    stories: Iterable[Story], languages: Sequence[str], count: int, without: Iterable[Story] = ()
-) -> list[tuple[str, str]]:
-    """The first `count` distinct sentences of each language, (language, text), over all stories; none of `without`."""
-    stories = list(stories)
-    seen = {(language, text) for story in without for language in languages for text in story.sentences[language]}
-    picked: list[tuple[str, str]] = []
-    for language in languages:
-        turns = max(len(story.sentences[language]) for story in stories)
-        texts = dict.fromkeys(
-            spoken[(index + turn) % len(spoken)]
-            for turn in range(turns)
-            for index, story in enumerate(stories)
-            for spoken in [story.sentences[language]]
-        )
-        picked += [(language, text) for text in texts if (language, text) not in seen][:count]
-    return picked
 
 
 def report_units(

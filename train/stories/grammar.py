@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import product
@@ -223,6 +223,25 @@ def generate_stories(
     for k in range(count):
         draft = grammar.draw_facts(rng_for("story", split, seed, k // retellings), split)
         yield grammar.story(grammar.retell(rng_for("wording", split, seed, k), draft), f"{split}-{seed}-{k}")
+
+
+def distinct_sentences(
+    stories: Iterable[Story], languages: Sequence[str], count: int, without: Iterable[Story] = ()
+) -> list[tuple[str, str]]:
+    """The first `count` distinct sentences of each language, (language, text), over all stories; none of `without`."""
+    stories = list(stories)
+    seen = {(language, text) for story in without for language in languages for text in story.sentences[language]}
+    picked: list[tuple[str, str]] = []
+    for language in languages:
+        turns = max(len(story.sentences[language]) for story in stories)
+        texts = dict.fromkeys(
+            spoken[(index + turn) % len(spoken)]
+            for turn in range(turns)
+            for index, story in enumerate(stories)
+            for spoken in [story.sentences[language]]
+        )
+        picked += [(language, text) for text in texts if (language, text) not in seen][:count]
+    return picked
 
 
 def write_stories(path: Path, stories: Iterable[Story]) -> None:
