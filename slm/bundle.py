@@ -251,7 +251,7 @@ class Bundle:
         samples, tokens, pending = 0, 0, Units.empty(rate)
         languages: list[str] = []
         owners: list[np.ndarray] = []
-        pause = np.array([max(1, round(SENTENCE_PAUSE * rate))])
+        pause, begins = np.array([max(1, round(SENTENCE_PAUSE * rate))]), True
 
         def chunk(audio: np.ndarray) -> Chunk:
             owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
@@ -266,7 +266,8 @@ class Bundle:
             if not collapses(self.units):  # a unit is a frame
                 ids = np.repeat(ids, pause[0]) if step.boundary else ids
                 lengths = np.ones_like(ids)
-            audio = stream.push(ids, lengths, language=step.language)
+            audio = stream.push(ids, lengths, language=step.language, begins=begins)
+            begins = step.boundary
             pending = Units.concatenate([pending, Units(ids, stream.run_lengths, rate)])
             owners.append(np.full(len(ids), -1 if step.boundary else len(languages) - 1))
             if len(audio):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 import soundfile as sf
 import torch
 
+from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.units import Units
 from train.checkpoint import load_checkpoint
-from train.vocoder import Clip, VocoderTraining, check, draw_batch, generate, train_vocoder
+from train.speech import SAMPLE_RATE, Voices
+from train.vocoder import VocoderTraining, generate, hold_out, train_vocoder
+from train.vocoder_data import Clip, check, draw_batch, make_clips
 from vocoder.config import VocoderConfig
 from vocoder.model import Vocoder
 
@@ -27,8 +31,8 @@ CONFIG = VocoderConfig(
     dim=32,
     intermediate_dim=48,
     dilations=[1, 2],
-    duration_dim=16,
-    duration_dilations=[1, 2],
+    prosody_dim=16,
+    prosody_dilations=[1, 2],
     max_run_length=8,
 )
 TRAINING = VocoderTraining(
@@ -77,18 +81,29 @@ def weights(vocoder: Vocoder) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in vocoder.state_dict().items()}
 
 
-@pytest.mark.parametrize("killed_at", [4, 6])
-def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path, killed_at: int) -> None:
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """torch's threads, for the time of a test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("killed_at", "precision"), [(4, "bfloat16"), (6, "float32")])
+@pytest.mark.usefixtures("threads")
+def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path, killed_at: int, precision: str) -> None:
     """Killed on or after a checkpoint, before and after the discriminators join: bit-identical, and one log."""
-    straight = train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path / "straight")
+    training = replace(TRAINING, precision=precision)
+    straight = train_vocoder(CONFIG, training, tone_clips(), tmp_path / "straight")
 
     def kill(record: dict) -> None:
         if record["step"] == killed_at:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path / "resumed", progress=kill)
-    resumed = train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path / "resumed")
+        train_vocoder(CONFIG, training, tone_clips(), tmp_path / "resumed", progress=kill)
+    resumed = train_vocoder(CONFIG, training, tone_clips(), tmp_path / "resumed")
     for (name, one), two in zip(weights(straight).items(), weights(resumed).values(), strict=True):
         assert torch.equal(one, two), name
     states = [load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("straight", "resumed")]
@@ -134,16 +149,36 @@ def test_it_learns_tones_and_durations(tmp_path: Path) -> None:
     train_vocoder(CONFIG, training, tone_clips(8), tmp_path, progress=records.append)
     assert records[-1]["mel"] < 0.6 * records[0]["mel"]
     assert records[-1]["duration"] < 0.5 * records[0]["duration"]
+    assert records[-1]["pitch"] < 0.5 * records[0]["pitch"]
+    assert records[-1]["voicing"] < 0.8 * records[0]["voicing"]
 
 
 def test_batches_are_a_function_of_seed_and_step() -> None:
-    clips = tone_clips()
+    clips = check(CONFIG, TRAINING, tone_clips())
     one, same = (vars(draw_batch(CONFIG, TRAINING, clips, 7)) for _ in range(2))
     other_step = vars(draw_batch(CONFIG, TRAINING, clips, 8))
     other_seed = vars(draw_batch(CONFIG, replace(TRAINING, seed=1), clips, 7))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not torch.equal(one["segment_BL"], other_step["segment_BL"])
     assert not torch.equal(one["segment_BL"], other_seed["segment_BL"])
+
+
+def spoken_with_its_pitch(vocoder: Vocoder, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """A clip as a stream speaks it, and the frequency and phase of the pulses that it speaks with [2, frames]."""
+    stream = vocoder.stream(clip.speaker)
+    heard: list[torch.Tensor] = []
+    head = vocoder.head.forward
+
+    def listen(x, source, *args, **settings):  # type: ignore[no-untyped-def]
+        heard.append(torch.stack([source.f0[0], source.phase[0]]))
+        return head(x, source, *args, **settings)
+
+    vocoder.head.forward = listen  # type: ignore[method-assign]
+    try:
+        waveform = stream.push(clip.units.ids, clip.units.run_lengths, clip.language, final=True)
+    finally:
+        del vocoder.head.forward
+    return waveform, torch.cat(heard, dim=1).numpy()
 
 
 @pytest.mark.parametrize("segment_seconds", [0.1, 2.0])
@@ -154,7 +189,8 @@ def test_training_sees_what_a_stream_speaks(segment_seconds: float) -> None:
     training = replace(TRAINING, context_seconds=0.5, segment_seconds=segment_seconds, batch_size=12)
     assert training.context_seconds * 100 >= CONFIG.receptive_field
     [clip] = check(CONFIG, training, tone_clips(1))
-    clip = replace(clip, waveform=vocoder.synthesise(clip.units, clip.speaker, clip.language))
+    waveform, pitch = spoken_with_its_pitch(vocoder, clip)
+    clip = replace(clip, waveform=waveform, pitch=pitch)
     assert np.abs(clip.waveform).max() > 1e-3
     for step in range(3):
         batch = draw_batch(CONFIG, training, [clip], step)
@@ -191,3 +227,36 @@ def test_bfloat16_trains_too(tmp_path: Path) -> None:
     vocoder = train_vocoder(CONFIG, training, tone_clips(), tmp_path, progress=records.append)
     assert all(np.isfinite(value) for record in records for value in record.values())
     assert {weight.dtype for weight in vocoder.parameters()} == {torch.float32}
+
+
+def test_clips_speak_a_sentence_with_the_units_of_every_voice(bundle: Bundle, voices: Voices) -> None:
+    """Each recording once with its own units, once with another voice's, in the timing of the recording."""
+    sentences = [("en", "The little dog sleeps in the garden."), ("fr", "Le petit chien dort dans le jardin.")]
+    clips = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, others=1)
+    own, other = clips[: len(clips) // 2], clips[len(clips) // 2 :]
+    assert {(clip.language, clip.speaker) for clip in own} == {
+        (language, name) for language, _ in sentences for name in voices.vocoder
+    }
+    for one, two in zip(own, other, strict=True):
+        assert one.waveform is two.waveform
+        assert (one.speaker, one.language) == (two.speaker, two.language)
+        assert one.units.run_lengths.sum() == two.units.run_lengths.sum() == -(-len(one.waveform) // 320)
+        np.testing.assert_array_equal(one.units.ids, bundle.units.encode(one.waveform, SAMPLE_RATE).ids)
+        assert not np.array_equal(one.units.frames(), two.units.frames())
+        assert (one.units.frames() == two.units.frames()).mean() > 0.5  # aligned: a shifted copy would agree by chance
+        assert one.pitch is not None
+        assert 60 < np.median(one.pitch[0][one.pitch[0] > 0]) < 400
+    again = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, others=1)
+    assert all(np.array_equal(one.units.ids, two.units.ids) for one, two in zip(clips, again, strict=True))
+
+
+def test_held_out_clips_are_of_every_kind_and_never_trained_on() -> None:
+    clips = check(CONFIG, TRAINING, tone_clips(40))
+    clips += [replace(clip, units=clip.units[:4]) for clip in clips]  # other units of the same recordings
+    held_out, others = hold_out(clips, replace(TRAINING, validation_clips=8))
+    kinds = [(clip.speaker, clip.language) for clip in held_out]
+    assert len(set(kinds)) == 4
+    assert {kinds.count(kind) for kind in kinds} == {2}
+    heard = {id(clip.pitch) for clip in held_out}
+    assert len(others) == len(clips) - 2 * len(heard)
+    assert not heard & {id(clip.pitch) for clip in others}

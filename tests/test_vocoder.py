@@ -11,16 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vocos.heads import ISTFTHead
 from vocos.spectral_ops import ISTFT
 
 from slm.units import Units
 from vocoder.causal import CausalConvNeXtBlock, LookaheadConv, depthwise
 from vocoder.config import VocoderConfig
-from vocoder.durations import run_lengths
-from vocoder.istft import KNEE, StreamingISTFTHead, limit
+from vocoder.istft import KNEE, Source, StreamingISTFTHead, limit
 from vocoder.losses import Discriminators, SpectralLoss
 from vocoder.model import Vocoder
+from vocoder.pitch import fundamental_phase, pitch_contours
+from vocoder.prosody import run_lengths
+from vocoder.source import LEVEL, advance_phase, pulses
 from vocoder.streaming import BLOCK, VocoderStream
 
 SMALL = {
@@ -29,19 +30,26 @@ SMALL = {
     "dim": 24,
     "intermediate_dim": 32,
     "dilations": [1, 2],
-    "duration_dim": 16,
-    "duration_dilations": [1, 3],
+    "prosody_dim": 16,
+    "prosody_dilations": [1, 3],
     "max_run_length": 6,
 }
 
 
 def build(seed: int = 0, **changes: object) -> Vocoder:
-    """A small vocoder with weights large enough to be heard."""
+    """A small vocoder with weights large enough to be heard, and a melody that moves and pauses."""
     settings = {"codebook_size": 11, "frame_rate": 50.0, "sample_rate": 16000, **SMALL, **changes}
     torch.manual_seed(seed)
     vocoder = Vocoder(VocoderConfig(**settings)).eval()
     with torch.no_grad():
         vocoder.head.out.weight.mul_(20)
+        for layer in (vocoder.prosody.tone, vocoder.prosody.place, vocoder.prosody.pitch_out):
+            layer.weight.mul_(20)
+        units = torch.arange(11)[None]
+        heard, _, _ = vocoder.prosody.durations(units, torch.zeros(1, dtype=torch.long), 0 * units)
+        melody, _ = vocoder.prosody.features(heard, 1 + 0 * units)
+        for row, level in enumerate(vocoder.prosody.pitch(melody, units, 0 * units, 0 * units)):
+            vocoder.prosody.pitch_out.bias[row] = -level.mean()
     return vocoder
 
 
@@ -52,12 +60,15 @@ VOCODERS = {
 }
 
 
-def pushes(vocoder: Vocoder, ids: list, lengths: list | None, languages: list, cuts: list[int]) -> tuple:
+def pushes(
+    vocoder: Vocoder, ids: list, lengths: list | None, languages: list, cuts: list[int], begins: list | None = None
+) -> tuple:
     """Push the pieces between the cuts; the audio of each push, then that of the flush."""
     stream = vocoder.stream("ben")
     edges = [0, *sorted(cuts), len(ids)]
+    begins = begins or [False] * len(ids)
     parts = [
-        stream.push(ids[a:b], None if lengths is None else lengths[a:b], languages[a:b])
+        stream.push(ids[a:b], None if lengths is None else lengths[a:b], languages[a:b], begins=begins[a:b])
         for a, b in itertools.pairwise(edges)
     ]
     return (*parts, stream.flush())
@@ -67,17 +78,18 @@ def pushes(vocoder: Vocoder, ids: list, lengths: list | None, languages: list, c
 @settings(max_examples=25, deadline=None)
 @given(data=st.data(), count=st.integers(0, 30), known=st.booleans())
 def test_streamed_equals_offline_for_any_chunking(name: str, data: st.DataObject, count: int, known: bool) -> None:
-    """One unit at a time, empty pushes, languages that change within a chunk, given or predicted run lengths."""
+    """One unit at a time, empty pushes, languages and sentences that change within a chunk, known or predicted lengths."""
     vocoder = VOCODERS[name]
     ids = data.draw(st.lists(st.integers(0, 10), min_size=count, max_size=count))
     lengths = data.draw(st.lists(st.integers(1, 9), min_size=count, max_size=count)) if known else None
     languages = data.draw(st.lists(st.sampled_from(["en", "fr"]), min_size=count, max_size=count))
+    begins = data.draw(st.lists(st.booleans(), min_size=count, max_size=count))
     cuts = data.draw(st.lists(st.integers(0, count), max_size=count + 3))
-    whole = vocoder.stream("ben").push(ids, lengths, languages, final=True)
+    whole = vocoder.stream("ben").push(ids, lengths, languages, begins=begins, final=True)
     for some_cuts in (cuts, list(range(count))):
-        streamed = np.concatenate(pushes(vocoder, ids, lengths, languages, some_cuts))
+        streamed = np.concatenate(pushes(vocoder, ids, lengths, languages, some_cuts, begins))
         assert streamed.shape == whole.shape
-        np.testing.assert_allclose(streamed, whole, atol=1e-5)
+        np.testing.assert_allclose(streamed, whole, atol=1e-4)
     assert whole.dtype == np.float32
     if lengths is not None:
         assert len(whole) == sum(lengths) * vocoder.config.frame_samples
@@ -97,11 +109,22 @@ def test_audio_leaves_when_the_lookahead_is_covered(name: str) -> None:
     assert got + len(stream.flush()) == sent
 
 
+def test_the_melody_moves_and_pauses() -> None:
+    """Else the tests of streaming would hear noise only."""
+    stream = VOCODERS["50 Hz"].stream()
+    tones = []
+    for unit in np.random.default_rng(0).integers(0, 11, 60):
+        stream.push([unit], [2])
+        tones.append(float(stream._source[0, -1]))
+    assert 0.1 < np.mean(np.array(tones) > 0) < 0.9
+    assert np.std(np.log2([tone for tone in tones if tone])) > 0.02
+
+
 def test_default_size_and_lookahead() -> None:
-    """At most 60 ms of look-ahead, two to three million parameters."""
+    """At most 60 ms of look-ahead, two to three and a half million parameters."""
     vocoder = Vocoder(VocoderConfig(100, 50.0, 16000, ["ada"], ["en", "fr"]))
     assert vocoder.lookahead_seconds <= 0.060
-    assert 2e6 < sum(weight.numel() for weight in vocoder.parameters()) < 3.2e6
+    assert 2e6 < sum(weight.numel() for weight in vocoder.parameters()) < 3.6e6
 
 
 def test_what_comes_later_changes_nothing_before_the_lookahead() -> None:
@@ -117,7 +140,7 @@ def test_what_comes_later_changes_nothing_before_the_lookahead() -> None:
 def state_bytes(stream: VocoderStream) -> int:
     """Bytes of what a stream carries from push to push."""
     kept = [stream._first_state, stream._overlap.sums, stream._overlap.envelope]
-    kept += [*(stream._backbone_state or []), *(stream._duration_state or [])]
+    kept += [*(stream._backbone_state or []), *(stream._prosody.durations or []), *(stream._prosody.melody or [])]
     return sum(tensor.numel() * tensor.element_size() for tensor in kept if tensor is not None)
 
 
@@ -235,7 +258,7 @@ def test_overlap_add_equals_vocos(steps: int, cuts: list[int], sizes: tuple[int,
     n_fft, hop = sizes
     generator = torch.Generator().manual_seed(steps)
     spectrum = torch.randn(2, n_fft // 2 + 1, steps, generator=generator, dtype=torch.complex64)
-    head = StreamingISTFTHead(4, n_fft, hop)
+    head = StreamingISTFTHead(4, n_fft, hop, 16000)
     state, parts = head.fresh(2, torch.device("cpu")), []
     edges = [0, *sorted(min(cut, steps) for cut in cuts), steps]
     for a, b in itertools.pairwise(edges):
@@ -246,14 +269,93 @@ def test_overlap_add_equals_vocos(steps: int, cuts: list[int], sizes: tuple[int,
     torch.testing.assert_close(torch.cat(parts, dim=1), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_head_equals_vocos_where_nothing_is_loud() -> None:
-    torch.manual_seed(0)
-    ours, theirs = StreamingISTFTHead(16, 640, 160), ISTFTHead(16, 640, 160)
-    theirs.out.load_state_dict(ours.out.state_dict())
-    x = 0.1 * torch.randn(2, 25, 16)
-    waveform = theirs(x)
-    assert waveform.abs().max() < KNEE
-    torch.testing.assert_close(ours(x)[0], waveform, atol=1e-5, rtol=1e-4)
+@settings(max_examples=25, deadline=None)
+@given(f0=st.floats(60, 500), phase=st.floats(-4, 4), rate=st.sampled_from([16000, 24000]))
+def test_pulses_are_all_harmonics_below_half_the_sample_rate(f0: float, phase: float, rate: int) -> None:
+    """At equal strength and in phase at the middle of the frame; none where there is no voice."""
+    n_fft = 640
+    window = torch.hann_window(n_fft)
+    spectrum = pulses(torch.tensor([[f0, 0.0]]), torch.tensor([[phase, 0.0]]), window, rate)
+    time = (np.arange(n_fft) - n_fft / 2) / rate
+    count = int(np.float32(rate / 2) / np.float32(f0))
+    train = sum(np.cos(k * (phase + 2 * np.pi * f0 * time)) for k in range(1, count + 1))
+    expected = np.fft.rfft(LEVEL * np.sqrt(2 / count) * train * window.numpy())
+    np.testing.assert_allclose(spectrum[0, 0].numpy(), expected, atol=0.02 * np.abs(expected).max())
+    assert not spectrum[0, 1].any()
+
+
+@pytest.mark.parametrize("sizes", [(640, 160), (960, 240)])
+def test_without_filters_the_pitch_asked_for_is_heard(sizes: tuple[int, int]) -> None:
+    """A glide through frames of one hop each comes out as that glide, at the level of the excitation, without clicks."""
+    n_fft, hop = sizes
+    head = StreamingISTFTHead(4, n_fft, hop, 16000)
+    with torch.no_grad():
+        head.out.weight.zero_()
+        head.out.bias.zero_()
+        head.out.bias[-(n_fft // 2 + 1) :] = -20.0  # no noise
+    f0 = torch.exp2(torch.linspace(6.7, 7.7, 120, dtype=torch.float64))
+    phase = advance_phase(f0, (0.0, 0.0), hop / 16000)
+    source = Source(f0[None].float(), phase[None].float(), torch.arange(120)[None])
+    with torch.no_grad():
+        waveform = head(torch.zeros(1, 120, 4), source)[0][0].numpy()
+    [heard] = pitch_contours([waveform], 16000, hop)
+    np.testing.assert_allclose(heard[5:-5], f0[5:-5], rtol=0.02)
+    assert np.sqrt(np.mean(np.square(waveform))) == pytest.approx(LEVEL, rel=0.3)
+
+
+@given(st.lists(st.floats(0, 500), min_size=1, max_size=40), st.integers(0, 40))
+def test_phase_goes_on_over_cuts(f0: list[float], cut: int) -> None:
+    table = torch.tensor(f0, dtype=torch.float64)
+    whole = advance_phase(table, (0.0, 0.0), 0.01)
+    first = advance_phase(table[:cut], (0.0, 0.0), 0.01)
+    before = (float(table[:cut][-1]), float(first[-1])) if len(first) else (0.0, 0.0)
+    rest = advance_phase(table[cut:], before, 0.01)
+    apart = torch.remainder(torch.cat([first, rest]) - whole + torch.pi, 2 * torch.pi) - torch.pi
+    assert float(apart.abs().max()) < 1e-9
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    low=st.floats(80, 240), rise=st.floats(-0.3, 0.3), level=st.floats(0.02, 0.9), hop=st.sampled_from([80, 160, 240])
+)
+def test_pitch_of_a_known_voice_is_found(low: float, rise: float, level: float, hop: int) -> None:
+    """A buzz that glides, then noise, then silence: its pitch within 2 %, its phase, and no voice in noise or silence."""
+    seconds, rate = 0.6, 16000
+    time = np.arange(int(seconds * rate)) / rate
+    f0 = low * 2 ** (rise * time / seconds)
+    phase = 2 * np.pi * np.cumsum(f0) / rate
+    buzz = sum(np.cos(k * phase) / k for k in range(1, 8))
+    noise = np.random.default_rng(0).standard_normal(rate // 2)
+    waveform = level * np.concatenate([buzz / np.abs(buzz).max(), 0.2 * noise, np.zeros(rate // 4)]).astype(np.float32)
+    [found, short] = pitch_contours([waveform, waveform[: 3 * hop]], rate, hop)
+    assert len(found) == len(waveform) // hop
+    assert len(short) == 3
+    middle = (np.arange(len(found)) * hop + hop // 2).astype(int)
+    inside = (middle > 0.06 * rate) & (middle < (seconds - 0.06) * rate)
+    np.testing.assert_allclose(found[inside], f0[middle[inside]], rtol=0.02)
+    assert (found[middle > (seconds + 0.06) * rate] > 0).mean() < 0.2
+    assert not found[middle > 1.15 * rate].any()
+    angle = fundamental_phase(waveform, found, rate, hop)[inside]
+    assert np.abs(np.angle(np.exp(1j * (angle - phase[middle[inside]])))).max() < 0.5
+
+
+def test_a_sentence_knows_nothing_of_the_one_before() -> None:
+    """Marked as a sentence's beginning, units get the melody that they have at a stream's beginning; else another."""
+    vocoder = VOCODERS["50 Hz"]
+
+    def melody(before: list[int], begins: bool) -> np.ndarray:
+        """Of the head frames that wait for the look-ahead, for every last unit of a sentence."""
+        tones = []
+        for last in range(11):
+            stream = vocoder.stream()
+            stream.push(before, [3] * len(before))
+            stream.push([4, 5, last], [2, 3, 4], begins=begins)
+            tones.append(stream._source[0].numpy())
+        return np.concatenate(tones)
+
+    fresh = melody([], False)
+    np.testing.assert_allclose(melody([1, 9, 2], True), fresh, rtol=1e-9)
+    assert np.abs(melody([1, 9, 2], False) - fresh).max() > 1e-6
 
 
 @pytest.mark.parametrize("dilation", [1, 3])
@@ -298,7 +400,8 @@ def test_saved_and_loaded_speaks_alike(tmp_path) -> None:
     assert exact.config == vocoder.config
     np.testing.assert_array_equal(exact.synthesise(units, "ben", "fr"), expected)
     assert {weight.dtype for weight in rounded.parameters()} == {torch.float32}
-    np.testing.assert_allclose(rounded.synthesise(units, "ben", "fr"), expected, atol=0.02)
+    spoken = rounded.synthesise(units, "ben", "fr")  # rounding shifts the pitch a little, and so every later pulse
+    assert np.sqrt(np.mean(spoken**2)) == pytest.approx(np.sqrt(np.mean(expected**2)), rel=0.05)
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "full")]
     assert sizes[0] < 0.7 * sizes[1]
 

@@ -102,11 +102,13 @@ class VocoderSize:
 
 @dataclass(frozen=True)
 class VocoderSettings:
-    """The vocoder, its training, and how many sentences a language and speaker it learns from."""
+    """The vocoder, its training, how many sentences a language and speaker it learns from, and how many other voices'
+    units of each sentence it hears beside the speaker's own."""
 
-    sentences_per_language: int = 500
+    sentences_per_language: int = 1000
+    others: int = 1
     size: VocoderSize = field(default_factory=VocoderSize)
-    training: VocoderTraining = field(default_factory=lambda: VocoderTraining(steps=10_000))
+    training: VocoderTraining = field(default_factory=lambda: VocoderTraining(steps=9000, adversarial_from=4500))
 
 
 @dataclass(frozen=True)

@@ -119,24 +119,14 @@ def _train_here(model: ModelConfig, training: SLMTraining, vocabulary: Path, cor
 
 def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
     """Train the vocoder on the vocoder speakers' speech."""
-    from train.units import speak_all
-    from train.vocoder import Clip, train_vocoder
+    from train.vocoder import train_vocoder
+    from train.vocoder_data import make_clips
     from vocoder import VocoderConfig
 
     if take(recipe, "vocoder", out / "vocoder"):
         return
     voices, settings = Voices.load(), recipe.vocoder
     encoder = load_encoder(out / "units")
-    sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
-    requests = [(text, language, voices.speaker(name)) for language, text in sentences for name in voices.vocoder]
-    waveforms = speak_all(requests, voices, workers)
-    order = np.argsort([len(waveform) for waveform in waveforms], kind="stable")
-    clips: list[Clip] = []
-    for first in range(0, len(order), 16):
-        block = order[first : first + 16]
-        for index, units in zip(block, encoder.encode_batch([waveforms[i] for i in block]), strict=True):
-            _, language, speaker = requests[index]
-            clips.append(Clip(waveforms[index], units, speaker.name, language))
     config = VocoderConfig(
         codebook_size=encoder.codebook_size,
         frame_rate=encoder.frame_rate,
@@ -144,6 +134,10 @@ def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
         speakers=list(voices.vocoder),
         languages=list(recipe.languages),
         **asdict(settings.size),
+    )
+    sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
+    clips = make_clips(
+        encoder, sentences, voices, config.hop_length, others=settings.others, seed=recipe.seed, workers=workers
     )
     train_vocoder(config, settings.training, clips, out / "vocoder")
 

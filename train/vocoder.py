@@ -1,8 +1,10 @@
 """Train the unit vocoder: crops of clips, spectral losses from the start, discriminators later if asked.
 
-A crop carries past context that the loss does not count, so that training sees what a stream sees. The duration
-predictor learns on the whole clips of the same batch, which also gives the backbone its long memory. One generator
-pass a step: its waveform serves the spectral losses, the discriminators' update and the adversarial losses alike.
+A crop carries past context that the loss does not count, so that training sees what a stream sees. The prosody
+predictor learns on the same clips from their beginnings, which also gives the backbone its long memory. The generator is
+given the pitch of the recording, with its phase, so that pulses meet pulses; the predicted pitch learns beside it. One
+generator pass a step: its waveform serves the spectral losses, the discriminators' update and the adversarial losses
+alike.
 
 The folder afterwards: config.json, model.safetensors, checkpoint.pt (to go on from, bit for bit), log.jsonl,
 samples/ (held-out clips and their spectrograms).
@@ -10,6 +12,7 @@ samples/ (held-out clips and their spectrograms).
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -24,14 +27,18 @@ from torch import Tensor, nn
 from slm.audio import write_wav
 from slm.bundle import choose_device
 from slm.errors import TresseError
-from slm.units import Units
 from train.checkpoint import atomic_path, linear_schedule, load_checkpoint, save_checkpoint
 from train.precision import bf16_pays
 from train.progress import Log
+from train.vocoder_data import Batch, Clip, check, draw_batch
 from vocoder.config import VocoderConfig
-from vocoder.istft import limit
-from vocoder.losses import DISCRIMINATORS, Discriminators, SpectralLoss
+from vocoder.istft import Source, limit
+from vocoder.losses import Discriminators, SpectralLoss
 from vocoder.model import Vocoder
+from vocoder.prosody import duration_loss, pitch_loss
+
+SAMPLES = 4
+"""Held-out clips that are kept to be listened to."""
 
 
 @dataclass(frozen=True)
@@ -57,104 +64,33 @@ class VocoderTraining:
     mel_weight: float = 15.0
     convergence_weight: float = 1.0
     duration_weight: float = 1.0
+    pitch_weight: float = 4.0
+    voicing_weight: float = 1.0
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0
-    validation_clips: int = 4
+    validation_clips: int = 12
     log_every: int = 50
     checkpoint_every: int = 500
-    sample_every: int = 2000
+    sample_every: int = 1000
     device: str = "auto"
     precision: str = "auto"
 
 
-@dataclass
-class Clip:
-    """One utterance. waveform: float32 [samples] at the vocoder's rate; units: of the vocoder's frame rate."""
-
-    waveform: np.ndarray
-    units: Units
-    speaker: str
-    language: str
-
-
-@dataclass
-class Batch:
-    """One step's data. B clips, N units (padded), T head frames of a crop, L samples of a segment."""
-
-    ids_BN: Tensor
-    run_lengths_BN: Tensor
-    """0 marks padding."""
-    speaker_B: Tensor
-    language_B: Tensor
-    unit_BT: Tensor
-    start_BT: Tensor
-    end_BT: Tensor
-    inside_BT: Tensor
-    """False behind a clip's end, where the stream's look-ahead sees zeros."""
-    inner_B: Tensor
-    """Head frame at which the segment begins."""
-    segment_BL: Tensor
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch elsewhere."""
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
-
-
-def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Clip], step: int) -> Batch:
-    """The batch of this step, a pure function of (seed, step): clips by their length, then a place in each."""
-    rng = np.random.default_rng([training.seed, step])
-    frames = np.array([int(clip.units.run_lengths.sum()) for clip in clips], np.float64)
-    chosen = rng.choice(len(clips), training.batch_size, p=frames / frames.sum())
-    places = rng.random(training.batch_size)
-    repeats, hop = config.repeats, config.hop_length
-    segment = max(1, round(training.segment_seconds * config.frame_rate))
-    context = round(training.context_seconds * config.frame_rate)
-    ahead = -(-(config.lookahead + config.n_fft // hop) // repeats)
-    window = (context + segment + ahead) * repeats
-    longest = max(len(clips[index].units) for index in chosen)
-    rows: list[dict[str, Any]] = []
-    for index, place in zip(chosen, places, strict=True):
-        clip = clips[index]
-        total = int(frames[index])
-        begin = int(place * (max(0, total - segment) + 1))
-        cut = max(0, begin - context)  # at a clip's start there is no context, and the fresh state is exact
-        steps = clip.units.run_lengths * repeats
-        ends = np.cumsum(steps)
-        frame = np.arange(cut * repeats, cut * repeats + window)
-        inside = frame < total * repeats
-        frame = np.minimum(frame, total * repeats - 1)
-        unit = np.searchsorted(ends, frame, side="right")
-        to_end = ends[unit] - 1 - frame
-        samples = clip.waveform[begin * config.frame_samples : (begin + segment) * config.frame_samples]
-        padding = longest - len(clip.units)
-        rows.append(
-            {
-                "ids_BN": np.pad(clip.units.ids, (0, padding)),
-                "run_lengths_BN": np.pad(clip.units.run_lengths, (0, padding)),
-                "speaker_B": config.speakers.index(clip.speaker),
-                "language_B": config.languages.index(clip.language),
-                "unit_BT": unit,
-                "start_BT": steps[unit] - 1 - to_end,
-                "end_BT": to_end,
-                "inside_BT": inside,
-                "inner_B": (begin - cut) * repeats,
-                "segment_BL": np.pad(samples, (0, segment * config.frame_samples - len(samples))).astype(np.float32),
-            }
-        )
-    return Batch(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
-
-
-def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[Tensor, Tensor]:
-    """The segments as the vocoder speaks them [B, L] float32, and the duration predictor's loss."""
-    config = vocoder.config
+def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[Tensor, dict[str, Tensor]]:
+    """The segments as the vocoder speaks them [B, L] float32, and the losses of its prosody."""
+    config, prosody = vocoder.config, vocoder.prosody
+    places = batch.unit_BT, batch.start_BT, batch.end_BT
     with autocast:
         language_BN = batch.language_B[:, None].expand_as(batch.ids_BN)
-        features, logits, _ = vocoder.durations(batch.ids_BN, batch.speaker_B, language_BN)
-        x_BNC = vocoder.embed(batch.ids_BN, batch.speaker_B, language_BN, features)
-        x_BTC = vocoder.spread(x_BNC, batch.unit_BT, batch.start_BT, batch.end_BT) * batch.inside_BT[:, :, None]
+        heard, logits, _ = prosody.durations(batch.ids_BN, batch.speaker_B, language_BN)
+        melody, _ = prosody.features(heard, batch.run_lengths_BN)
+        octaves, voicing = prosody.pitch(melody, *places)
+        x_BNC = vocoder.embed(batch.ids_BN, batch.speaker_B, language_BN, melody)
+        x_BTC = vocoder.spread(x_BNC, *places, batch.f0_BT) * batch.inside_BT[:, :, None]
         x_BTC, _ = vocoder.first(x_BTC)
         x_BTC, _ = vocoder.backbone(vocoder.norm(x_BTC))
-    duration_loss = vocoder.durations.loss(logits, batch.run_lengths_BN)
+    error, entropy = pitch_loss(octaves, voicing, batch.f0_BT, batch.inside_BT)
+    losses = {"duration": duration_loss(logits, batch.run_lengths_BN), "pitch": error, "voicing": entropy}
     # The segment and, on both sides, the frames whose windows reach into it; none outside the clip.
     head = vocoder.head
     margin = -(-config.n_fft // (2 * config.hop_length))
@@ -164,10 +100,12 @@ def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[
     present_BT = (wanted >= 0) & torch.gather(batch.inside_BT, 1, index)
     x_BTC = torch.gather(x_BTC.float(), 1, index[:, :, None].expand(-1, -1, x_BTC.shape[2]))
     fresh = head.fresh(len(index), x_BTC.device)
-    waveform, _ = head.overlap_add(head.spectrum(x_BTC), fresh, final=True, present_BT=present_BT)
+    f0, phase, frame = (torch.gather(x, 1, index) for x in (batch.f0_BT, batch.phase_BT, batch.frame_BT))
+    spectrum = head.spectrum(x_BTC, Source(f0, phase, frame))
+    waveform, _ = head.overlap_add(spectrum, fresh, final=True, present_BT=present_BT)
     spoken_BL = present_BT[:, margin : margin + count].repeat_interleave(config.hop_length, dim=1)  # a stream ends here
     waveform = waveform[:, margin * config.hop_length :][:, : count * config.hop_length]
-    return limit(waveform * spoken_BL), duration_loss
+    return limit(waveform * spoken_BL), losses
 
 
 class Trainer:
@@ -219,11 +157,12 @@ class Trainer:
         factor = self.factor(self.step)
         self.optimiser.param_groups[0]["lr"] = training.learning_rate * factor
         self.optimiser.zero_grad(set_to_none=True)
-        fake, duration = generate(self.vocoder, batch, self.autocast)
+        fake, prosody = generate(self.vocoder, batch, self.autocast)
         mel, convergence = self.spectral(fake, batch.segment_BL)
         loss = training.mel_weight * mel + training.convergence_weight * convergence
-        loss = loss + training.duration_weight * duration
-        losses = {"mel": mel, "convergence": convergence, "duration": duration}
+        loss = loss + training.duration_weight * prosody["duration"]
+        loss = loss + training.pitch_weight * prosody["pitch"] + training.voicing_weight * prosody["voicing"]
+        losses = {"mel": mel, "convergence": convergence, **prosody}
         roots, gradients = [loss], [torch.ones_like(loss)]
         if self.judges is not None and self.step >= (training.adversarial_from or 0):
             judged, gradient = self._judge(batch.segment_BL, fake, factor)
@@ -260,21 +199,41 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, clips: list[Clip], folder: Path | None) -> dict[str, float]:
-        """Mean log-mel L1 of whole clips, synthesised as streams do; with a folder, WAVs and spectrograms in it."""
+        """Mean log-mel L1 of whole clips, synthesised as streams do, over all and by language and speaker.
+
+        With a folder, WAVs and spectrograms of the first SAMPLES in it.
+        """
         self.vocoder.eval()
-        losses = []
+        groups: dict[str, list[float]] = {}
         for index, clip in enumerate(clips):
             spoken = self.vocoder.synthesise(clip.units, clip.speaker, clip.language)
             shared = min(len(spoken), len(clip.waveform))
             pair = [torch.from_numpy(x[:shared])[None].float().to(self.device) for x in (spoken, clip.waveform)]
-            losses.append(float(self.spectral(*pair)[0]))
-            if folder is not None:
-                name = f"{index}-{clip.language}-{clip.speaker}".replace("/", "_")
+            groups.setdefault(f"{clip.language}_{clip.speaker}", []).append(float(self.spectral(*pair)[0]))
+            if folder is not None and index < SAMPLES:
+                name = f"{index:02d}-{clip.language}-{clip.speaker}".replace("/", "_")
                 write_wav(folder / f"{name}-original.wav", clip.waveform, self.config.sample_rate)
                 write_wav(folder / f"{name}-step{self.step:06d}.wav", spoken, self.config.sample_rate)
                 plot_spectrograms(folder / f"{name}-step{self.step:06d}.png", pair, self.config.sample_rate)
         self.vocoder.train()
-        return {"validation_mel": float(np.mean(losses))}
+        means = {f"validation_mel_{name}": float(np.mean(losses)) for name, losses in groups.items()}
+        return {"validation_mel": float(np.mean(list(means.values()))), **means}
+
+
+def hold_out(clips: list[Clip], training: VocoderTraining) -> tuple[list[Clip], list[Clip]]:
+    """Clips to validate on, of all languages and speakers in turn, and the others; a fixed draw.
+
+    No other clip of the same recording is trained on. Where clips are few, all are trained on and some heard again.
+    """
+    queues: dict[tuple[str, str], list[Clip]] = {}
+    for index in np.random.default_rng([training.seed, 2**31]).permutation(len(clips)):
+        queues.setdefault((clips[index].language, clips[index].speaker), []).append(clips[index])
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*(queues[key] for key in sorted(queues))))
+    held_out = list(itertools.islice(filter(None, turns), training.validation_clips))
+    if len(clips) <= 4 * training.validation_clips:
+        return held_out, clips
+    recordings = {id(clip.pitch) for clip in held_out}
+    return held_out, [clip for clip in clips if id(clip.pitch) not in recordings]
 
 
 def train_vocoder(
@@ -295,11 +254,7 @@ def train_vocoder(
         trainer.restore(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
     log = Log(folder / "log.jsonl", trainer.step)
-    # Held-out clips come from a fixed draw; where clips are few, all are trained on and some heard again.
-    order = np.random.default_rng([training.seed, 2**31]).permutation(len(clips))
-    held_out = [clips[index] for index in order[: training.validation_clips]]
-    if len(clips) > 4 * training.validation_clips:
-        clips = [clips[index] for index in sorted(order[training.validation_clips :])]
+    held_out, clips = hold_out(clips, training)
     began, from_step = time.monotonic(), trainer.step
     while trainer.step < training.steps:
         losses = trainer.advance(clips)
@@ -320,37 +275,6 @@ def train_vocoder(
     vocoder = trainer.vocoder.cpu().eval()
     vocoder.save(folder)
     return vocoder
-
-
-def check(config: VocoderConfig, training: VocoderTraining, clips: list[Clip]) -> list[Clip]:
-    """The clips worth training on. Raises TresseError, naming the mend, where they do not fit the config."""
-    if training.discriminator not in DISCRIMINATORS:
-        raise TresseError(f"unknown discriminator {training.discriminator!r}: choose {' or '.join(DISCRIMINATORS)}")
-    if training.adversarial_clips < 1:
-        raise TresseError("adversarial_clips must be at least 1; adversarial_from None turns the discriminators off")
-    for clip in clips:
-        for kind, name, known in (
-            ("speaker", clip.speaker, config.speakers),
-            ("language", clip.language, config.languages),
-        ):
-            if name not in known:
-                raise TresseError(f"a clip's {kind} {name!r} is not one of the vocoder's: {', '.join(known)}")
-        if abs(clip.units.frame_rate - config.frame_rate) > 1e-6:
-            raise TresseError(f"a clip's units have {clip.units.frame_rate:g} Hz, the vocoder {config.frame_rate:g} Hz")
-        if len(clip.units) and not 0 <= clip.units.ids.min() <= clip.units.ids.max() < config.codebook_size:
-            raise TresseError(f"a clip's units go beyond the codebook of {config.codebook_size}: use one encoder")
-    clips = [
-        Clip(clip.waveform[: int(clip.units.run_lengths.sum()) * config.frame_samples], *_rest(clip))
-        for clip in clips
-        if len(clip.units)
-    ]
-    if not clips:
-        raise TresseError("no clips with units to train the vocoder on: prepare the data first")
-    return clips
-
-
-def _rest(clip: Clip) -> tuple[Units, str, str]:
-    return clip.units, clip.speaker, clip.language
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
@@ -389,7 +313,8 @@ def _adamw(module: nn.Module, learning_rate: float) -> torch.optim.AdamW:
 
 def _line(record: dict[str, Any], steps: int) -> str:
     """step 500/12000 mel 0.812 ... 8.1 steps/s, 24 min left"""
-    numbers = " ".join(f"{name} {x:.3f}" for name, x in record.items() if name not in ("step", "steps_per_second"))
+    shown = [name for name in record if name not in ("step", "steps_per_second") and "validation_mel_" not in name]
+    numbers = " ".join(f"{name} {record[name]:.3f}" for name in shown)
     speed = record["steps_per_second"]
     left = (steps - record["step"]) / max(speed, 1e-9) / 60
     return f"vocoder step {record['step']}/{steps} {numbers} {speed:.2f} steps/s, {left:.0f} min left"

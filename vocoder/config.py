@@ -29,8 +29,8 @@ class VocoderConfig:
     lookahead: int = 4
     n_fft: int = 640
     hop_length: int = 160
-    duration_dim: int = 128
-    duration_dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    prosody_dim: int = 128
+    prosody_dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
     max_run_length: int = 32
 
     def __post_init__(self) -> None:

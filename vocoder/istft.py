@@ -1,4 +1,7 @@
-"""The inverse-STFT head of vocos with a streaming overlap-add.
+"""The inverse-STFT head of vocos with a streaming overlap-add, as a filter of an excitation.
+
+The spectrum of a frame is that of the pulses times one filter (magnitude and phase), plus that of the noise times
+another (magnitude): the network need not make up a pitch, as units carry none, and its filters are smooth.
 
 Frame t of n_fft samples is added at t * hop - (n_fft - hop) / 2, as in vocos with "same" padding: T frames give
 T * hop samples, and a sample is certain once the frames that reach it are there, (n_fft - hop) / 2 samples later.
@@ -10,8 +13,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from vocos.heads import ISTFTHead
+
+from vocoder.source import NOISE_FRAMES, noise_table, pulses
 
 KNEE = 0.8
 """Samples up to this amplitude pass unchanged; louder ones bend smoothly towards 1 and never reach beyond it."""
@@ -34,11 +39,24 @@ def limit(waveform: Tensor) -> Tensor:
     return torch.where(excess > 0, waveform.sign() * (KNEE + room * (excess / (excess + room))), waveform)
 
 
-class StreamingISTFTHead(ISTFTHead):
-    """Features -> waveform, |x| <= 1. The parameters are those of vocos' ISTFTHead."""
+@dataclass
+class Source:
+    """What excites T head frames. f0: Hz, 0 where unvoiced, [B, T]; phase: of the fundamental, rad [B, T]; frame: number
+    of the frame since the stream began [B, T]."""
 
-    def __init__(self, dim: int, n_fft: int, hop_length: int) -> None:
+    f0: Tensor
+    phase: Tensor
+    frame: Tensor
+
+
+class StreamingISTFTHead(ISTFTHead):
+    """Features and what excites them -> waveform, |x| <= 1."""
+
+    def __init__(self, dim: int, n_fft: int, hop_length: int, sample_rate: int) -> None:
         super().__init__(dim, n_fft, hop_length, padding="same")
+        self.out = nn.Linear(dim, 3 * (n_fft // 2 + 1))
+        self.sample_rate = sample_rate
+        self.register_buffer("noise", noise_table(n_fft), persistent=False)
         window = self.istft.window
         del self.istft.window  # a constant: keep it out of the weights, float16 would round it
         self.istft.register_buffer("window", window, persistent=False)
@@ -49,10 +67,15 @@ class StreamingISTFTHead(ISTFTHead):
         tail = self.n_fft - self.hop_length
         return OverlapState(torch.zeros(batch, tail, device=device), torch.zeros(1, tail, device=device), tail // 2)
 
-    def spectrum(self, x_BTC: Tensor) -> Tensor:
-        """Features [B, T, C] -> complex spectrum [B, n_fft / 2 + 1, T], magnitudes at most 100."""
-        magnitude, phase = self.out(x_BTC).transpose(1, 2).chunk(2, dim=1)
-        return torch.polar(magnitude.exp().clamp(max=1e2), phase)
+    def spectrum(self, x_BTC: Tensor, source: Source) -> Tensor:
+        """Features [B, T, C] -> complex spectrum [B, n_fft / 2 + 1, T]; filters magnify a hundredfold at most."""
+        if x_BTC.shape[1] == 0:  # FFTs of nothing are refused
+            return torch.zeros(len(x_BTC), self.n_fft // 2 + 1, 0, dtype=torch.complex64, device=x_BTC.device)
+        magnitude, phase, noise = self.out(x_BTC).chunk(3, dim=2)
+        tone_BTF = pulses(source.f0, source.phase, self.istft.window, self.sample_rate)
+        tone_BTF = tone_BTF * torch.polar(magnitude.exp().clamp(max=1e2), phase)
+        noise_BTF = self.noise[source.frame % NOISE_FRAMES] * noise.exp().clamp(max=1e2)
+        return (tone_BTF + noise_BTF).transpose(1, 2)
 
     def overlap_add(
         self, spectrum_BFT: Tensor, state: OverlapState, *, final: bool, present_BT: Tensor | None = None
@@ -77,10 +100,10 @@ class StreamingISTFTHead(ISTFTHead):
         return samples, rest
 
     def forward(
-        self, x_BTC: Tensor, state: OverlapState | None = None, *, final: bool = True
+        self, x_BTC: Tensor, source: Source, state: OverlapState | None = None, *, final: bool = True
     ) -> tuple[Tensor, OverlapState]:
-        """Features [B, T, C], state -> samples now certain [B, n], state; offline (no state, final) n = T * hop."""
+        """Features [B, T, C], source -> samples now certain [B, n], state; offline (no state, final) n = T * hop."""
         if state is None:
             state = self.fresh(x_BTC.shape[0], x_BTC.device)
-        samples, state = self.overlap_add(self.spectrum(x_BTC), state, final=final)
+        samples, state = self.overlap_add(self.spectrum(x_BTC, source), state, final=final)
         return limit(samples), state

@@ -1,9 +1,11 @@
 """The unit vocoder: collapsed units, a speaker and a language in, a waveform out.
 
-Unit embeddings (with speaker, language, place within the run, and the features of the duration predictor) are repeated
-to the head's frame rate, pass one convolution that looks ahead and a stack of causal ConvNeXt blocks, and leave through
-an inverse STFT: the parts of vocos (Siuzdak 2023, arXiv:2306.00814), made causal. About 3M parameters at the default
-size. Offline synthesis is a stream that gets everything at once, so streamed audio equals offline audio.
+Unit embeddings (with speaker, language, place within the run, and the features of the prosody predictor) are repeated
+to the head's frame rate, get the predicted pitch, pass one convolution that looks ahead and a stack of causal ConvNeXt
+blocks, and leave through an inverse STFT: the parts of vocos (Siuzdak 2023, arXiv:2306.00814), made causal. What the head
+filters are pulses at the predicted pitch, and noise (as in source-filter vocoders: Wang, Takaki and Yamagishi 2019,
+arXiv:1810.11946). About 3M parameters at the default size. Offline synthesis is a stream that gets everything at once, so
+streamed audio equals offline audio.
 
 Shapes: B batch, N collapsed units, T head frames, C channels.
 """
@@ -21,8 +23,8 @@ from torch import Tensor, nn
 
 from vocoder.causal import CausalStack, LookaheadConv
 from vocoder.config import VocoderConfig
-from vocoder.durations import DurationPredictor
 from vocoder.istft import StreamingISTFTHead
+from vocoder.prosody import MIDDLE, Prosody
 from vocoder.streaming import VocoderStream
 
 PLACES = 32
@@ -41,12 +43,13 @@ class Vocoder(nn.Module):
         self.languages = nn.Embedding(len(config.languages), dim)
         self.from_start = nn.Embedding(PLACES, dim)
         self.to_end = nn.Embedding(PLACES, dim)
-        self.durations = DurationPredictor(config)
-        self.context = nn.Linear(config.duration_dim, dim)
+        self.prosody = Prosody(config)
+        self.context = nn.Linear(config.prosody_dim, dim)
+        self.pitch = nn.Linear(2, dim)
         self.first = LookaheadConv(dim, dim, config.kernel_size, config.lookahead)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.backbone = CausalStack(dim, config.intermediate_dim, config.kernel_size, config.dilations)
-        self.head = StreamingISTFTHead(dim, config.n_fft, config.hop_length)
+        self.head = StreamingISTFTHead(dim, config.n_fft, config.hop_length, config.sample_rate)
         self.apply(_initialise)
 
     @property
@@ -65,13 +68,16 @@ class Vocoder(nn.Module):
         return self.units.weight.device
 
     def embed(self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, features_BNC: Tensor) -> Tensor:
-        """Everything known about a unit: units, speaker, language, features of the predictor -> [B, N, C]."""
+        """Everything known about a unit: units, speaker, language, features of its prosody -> [B, N, C]."""
         x = self.units(ids_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
         return x + self.context(features_BNC)
 
-    def spread(self, x_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor) -> Tensor:
-        """Units -> head frames: the unit of each frame, its head frames since the run's start and to its end."""
+    def spread(self, x_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor, f0_BT: Tensor) -> Tensor:
+        """Units -> head frames: each frame's unit, its head frames since the run's start and to its end, Hz or 0."""
         x = torch.gather(x_BNC, 1, unit_BT[:, :, None].expand(-1, -1, x_BNC.shape[2]))
+        voiced = f0_BT > 0
+        tone = torch.stack([torch.log2(f0_BT.clamp(min=1.0) / MIDDLE) * voiced, voiced.to(f0_BT.dtype)], dim=-1)
+        x = x + self.pitch(tone.to(x.dtype))
         return x + self.from_start(start_BT.clamp(max=PLACES - 1)) + self.to_end(end_BT.clamp(max=PLACES - 1))
 
     def stream(self, speaker: str | None = None) -> VocoderStream:
