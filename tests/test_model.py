@@ -40,13 +40,40 @@ def text_models() -> dict[str, Any]:
     return {
         "qwen2, tied": Qwen2ForCausalLM(Qwen2Config(**shape, **more, tie_word_embeddings=True)),
         "llama": LlamaForCausalLM(LlamaConfig(**shape, **more, tie_word_embeddings=False)),
+        # SmolLM2-135M and Llama 3.2 1B in small: tied tables, keys and values shared by several heads, scaled rotations.
+        "smollm2": LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=99,
+                hidden_size=36,
+                num_hidden_layers=2,
+                num_attention_heads=9,
+                num_key_value_heads=3,
+                intermediate_size=96,
+                tie_word_embeddings=True,
+            )
+        ),
+        "llama 3.2": LlamaForCausalLM(
+            LlamaConfig(
+                **shape,
+                **more,
+                tie_word_embeddings=True,
+                rope_parameters={
+                    "rope_type": "llama3",
+                    "rope_theta": 500000.0,
+                    "factor": 32.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                },
+            )
+        ),
         "opt, projected": OPTForCausalLM(
             OPTConfig(**shape, ffn_dim=48, word_embed_proj_dim=16, max_position_embeddings=64)
         ),
     }
 
 
-@pytest.mark.parametrize("name", ["qwen2, tied", "llama", "opt, projected"])
+@pytest.mark.parametrize("name", ["qwen2, tied", "llama", "smollm2", "llama 3.2", "opt, projected"])
 def test_a_warm_start_keeps_the_body_and_replaces_embedding_and_head(
     name: str, tmp_path: Path, vocabulary: UnitVocabulary
 ) -> None:
