@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from slm.errors import TresseError
 from slm.transcribe import RATE, Segment, Transcriber, Transcript, speech_pieces
-from train.asr import ASRTraining, evaluate_asr, spoken_words, train_asr
+from train.asr import ASRTraining, spoken_words, train_asr
 from train.asr_data import (
     UNKNOWN,
     Clips,
@@ -37,6 +37,7 @@ from train.asr_data import (
 from train.asr_model import SPECIAL, ASRModel, train_tokenizer
 from train.augment import Augmentation
 from train.checkpoint import load_checkpoint
+from train.evaluate.recogniser import evaluate_recogniser
 from train.speech import SAMPLE_RATE, Voices, speak
 
 SENTENCES = [
@@ -229,7 +230,7 @@ def test_the_auxiliary_losses_are_learned(folder: Path) -> None:
 
 
 def test_evaluation_counts_words_and_languages(folder: Path, one_voice: Voices) -> None:
-    results = evaluate_asr(folder, SENTENCES, one_voice, count=2)
+    results = evaluate_recogniser(Transcriber(folder, ["en", "fr"], threads=1), SENTENCES, one_voice)
     assert results["word_error"]["training"] == {"en": 0.0, "fr": 0.0}
     assert results["language"]["training"] == 1.0
     assert results["utterances"] == 8

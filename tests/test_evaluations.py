@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,17 @@ import torch
 from slm.audio import write_wav
 from slm.errors import TresseError
 from tests.tiny_evaluation import Parrot, TinyBundle, make_item
+from train.checkpoint import write_json
 from train.evaluate import all as everything
 from train.evaluate.alignment import aligned_sentences, evaluate_alignment, hidden_states, linear_cka, measure_layer
+from train.evaluate.cloze_report import shown
 from train.evaluate.continuation import evaluate_continuation
 from train.evaluate.lexical import SHIPPED_SET, is_vowel, make_lexical, neighbours
 from train.evaluate.page import html_page, nested
 from train.evaluate.pairs import Pair, evaluate_pairs, read_pairs
 from train.evaluate.speech import SpokenUnits, speak_block
+from train.figures import figures
+from train.publish import publish
 from train.speech import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import generate_stories
 
@@ -256,6 +261,59 @@ def test_all_is_one_report_that_goes_on_where_it_stopped(
     assert runs[-1] == "cloze"
     with pytest.raises(TresseError, match="no part sing"):
         everything.evaluate_all(bundle, only=["sing"], **settings)
+
+
+def test_what_was_measured_is_published(bundle: TinyBundle, tmp_path: Path) -> None:
+    """The bundle carries the figures of its evaluation, and pages show those figures between their marks."""
+    from train.evaluate.cloze import evaluate_cloze
+
+    def cloze(setting: everything.Setting, folder: Path) -> Any:
+        items = [make_item(n) for n in range(2)]
+        return evaluate_cloze(setting.bundle, items, out=folder, cache=setting.cache)
+
+    parts = {name: everything.PARTS[name] for name in ("alignment", "continuation")}
+    parts["cloze"] = everything.Part("Cloze", cloze, "cloze.md")
+    sizes = everything.Sizes(items=2, sentences=4, prompts=1, spoken=2)
+    out, page = tmp_path / "out", tmp_path / "README.md"
+    results = everything.evaluate_all(bundle, out=out, sizes=sizes, parts=parts, transcriber=Parrot("The red hat."))
+    made = {
+        "training_seconds": {},
+        "recipe": "none",
+        "seed": 0,
+        "commit": "c",
+        "made": "today",
+        "stories": 1,
+        "data": "d",
+    }
+    info = {"name": "tiny", "languages": ["en", "fr"], "frame_rate": 25.0, "sample_rate": 16000, "provenance": made}
+    write_json(bundle.path / "bundle.json", info | {"metrics": {"unit_edit_rate": {"held_out_en": 0.25}}})
+    page.write_text("before\n<!-- figures -->\nold\n<!-- /figures -->\nafter\n")
+    publish(out, bundle.path, [page])
+    metrics = json.loads((bundle.path / "bundle.json").read_text())["metrics"]
+    told = results["parts"]["cloze"]["groups"]["seen"]["same"]["rules"]["ending_given_prompt"]["cells"]["en>fr"]
+    assert metrics["cloze"]["training_voices"]["cells"]["en>fr"] == told
+    text = page.read_text()
+    assert text == f"before\n<!-- figures -->\n\n{figures(metrics)}\n\n<!-- /figures -->\nafter\n"
+    for needle in (
+        shown(next(iter(told.values()))),
+        "held out en 25.0%",
+        "Continuation en>fr, temperature 0.8",
+        "Alignment",
+    ):
+        assert needle in text
+    assert figures(metrics) in (bundle.path / "README.md").read_text()
+    report = (bundle.path / "evaluation" / "report.md").read_text()
+    shown_files = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report)
+    assert len(shown_files) >= 3
+    assert all((bundle.path / "evaluation" / name).exists() for name in shown_files)
+    publish(out, bundle.path, [page])
+    assert page.read_text() == text
+    page.write_text("no place")
+    with pytest.raises(TresseError, match="has no place for figures"):
+        publish(out, bundle.path, [page])
+    write_json(out / "results.json", results | {"bundle": {"name": "another"}})
+    with pytest.raises(TresseError, match="measured the bundle another"):
+        publish(out, bundle.path, [])
 
 
 def test_a_page_holds_its_pictures_and_nests_as_a_chapter(tmp_path: Path) -> None:

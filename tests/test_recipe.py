@@ -73,7 +73,7 @@ def test_the_bundle_talks(undisturbed: Path) -> None:
     assert len(bundle.examples) == 2
     audio = [c.audio for c in bundle.continue_speech(spoken_beginning("en"), 16000, to="fr", seed=1, max_seconds=2.0)]
     assert np.isfinite(np.concatenate(audio)).all()
-    cells = bundle.info["metrics"]["cloze"]["rules"]["ending_given_prompt"]["cells"]
+    cells = bundle.info["metrics"]["cloze"]["unseen_voices"]["cells"]
     assert set(cells) == {"en>en", "en>fr", "fr>en", "fr>fr"}
     assert bundle.info["provenance"]["stories"] == 24
     assert "Limits" in (undisturbed / "bundle" / "README.md").read_text(encoding="utf-8")

@@ -24,7 +24,6 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from torchaudio.functional import edit_distance
 
 from slm.bundle import choose_device
 from slm.errors import TresseError
@@ -37,13 +36,12 @@ from train.asr_data import (
     Studio,
     make_pool,
     plan_pool,
-    written,
 )
 from train.asr_model import SPECIAL, ASRModel, build_model, convert, encode, train_tokenizer
 from train.checkpoint import linear_schedule, load_checkpoint, save_checkpoint, write_json
 from train.precision import bf16_pays
 from train.progress import Log, Progress
-from train.speech import SAMPLE_RATE, Voices, speak
+from train.speech import SAMPLE_RATE, Voices
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzàâäæçéèêëîïôöœùûüÿ'0123456789 "
 """What the auxiliary loss spells; index 0 of its head is the blank. Others are left out."""
@@ -327,48 +325,3 @@ def _lasting(training: ASRTraining) -> dict[str, Any]:
 def spoken_words(text: str) -> list[str]:
     """The words of a text as word error counts them: lower case, without punctuation; l'arbre is two."""
     return re.findall(r"\w+", text.lower())
-
-
-def evaluate_asr(
-    folder: str | Path, sentences: list[tuple[str, str]], voices: Voices, count: int = 200, seed: int = 0
-) -> dict[str, Any]:
-    """What a recogniser makes of sentences that it has not been trained on, spoken by both groups of voices.
-
-    sentences: (language, text), of which `count` a language and group of voices are drawn. Returns word_error by group
-    and language (errors a spoken word), language (share of utterances whose language was told right, by group),
-    confidence, real_time_factor (one thread), and utterances.
-    """
-    from slm.transcribe import Transcriber
-
-    languages = list(dict.fromkeys(language for language, _ in sentences))
-    transcriber = Transcriber(folder, languages, device="cpu", threads=1)
-    rng = np.random.default_rng([seed, 21])
-    results: dict[str, Any] = {"word_error": {}, "language": {}, "utterances": 0}
-    seconds = spent = 0.0
-    confidences = []
-    for group in ("training", "held_out"):
-        speakers = list(getattr(voices, group).values())
-        errors: dict[str, float] = {}
-        right = total = 0
-        for language in languages:
-            own = [text for other, text in sentences if other == language]
-            wrong = words = 0
-            for number, index in enumerate(rng.permutation(len(own))[:count]):
-                waveform = speak(own[index], language, speakers[number % len(speakers)], voices)
-                began = time.perf_counter()
-                heard = transcriber.transcribe(waveform, SAMPLE_RATE)
-                spent += time.perf_counter() - began
-                seconds += len(waveform) / SAMPLE_RATE
-                said = spoken_words(written(own[index]))
-                wrong += edit_distance(said, spoken_words(heard.text))
-                words += len(said)
-                right += heard.language == language
-                total += 1
-                confidences.append(heard.confidence)
-            errors[language] = round(wrong / words, 4)
-        results["word_error"][group] = errors
-        results["language"][group] = round(right / total, 4)
-        results["utterances"] += total
-    results["confidence"] = round(float(np.mean(confidences)), 3)
-    results["real_time_factor"] = round(spent / seconds, 4)
-    return results

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from train.checkpoint import atomic_path
+from train.figures import figures
 
 
 def write_card(folder: Path) -> None:
@@ -23,17 +24,13 @@ def write_card(folder: Path) -> None:
         "|---|---|",
         f"| Made by | `tresse recipe {made['recipe']}`, seed {made['seed']}, commit {made['commit']}, {made['made']} |",
         f"| Trained on | {made['stories']} generated parallel stories spoken by espeak-ng (data {made['data']}) |",
-        f"| Time | {minutes:.0f} minutes on two CPU cores |",
+        f"| Time | {minutes:.0f} minutes, all stages together |",
         f"| Units | {info['frame_rate']:g} Hz, {info['sample_rate']} Hz audio |",
         "",
-        "Unit edit rate between two voices speaking the same sentence (held-out sentences): "
-        + ", ".join(f"{name.replace('_', ' ')} {rate:.1%}" for name, rate in metrics.get("unit_edit_rate", {}).items())
-        + ".",
+        "## Measured",
+        "",
+        figures(metrics),
     ]
-    if "cloze" in metrics:
-        from train.evaluate.cloze import markdown_table
-
-        lines += ["", f"## Cloze ({metrics['cloze']['split']} stories)", "", markdown_table(metrics["cloze"])]
     lines += [
         "",
         "## Limits",

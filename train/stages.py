@@ -234,7 +234,8 @@ def measure(recipe: Recipe, out: Path, workers: int) -> None:
     """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card."""
     from slm.bundle import Bundle
     from train.card import write_card
-    from train.evaluate.cloze import HEADLINE, evaluate_cloze
+    from train.evaluate.cloze import evaluate_cloze
+    from train.figures import cloze_figures
     from train.stories.cloze import make_items
 
     bundle = Bundle.load(out / "bundle")
@@ -242,12 +243,7 @@ def measure(recipe: Recipe, out: Path, workers: int) -> None:
     results = evaluate_cloze(bundle, items, out=out / "evaluation" / "cloze")
     path = out / "bundle" / "bundle.json"
     info = json.loads(path.read_text(encoding="utf-8"))
-    info["metrics"]["cloze"] = {
-        "split": "test",
-        "voices": results["voices"],
-        "rules": {HEADLINE: results["rules"][HEADLINE]},
-        "controls": results["controls"],
-    }
+    info["metrics"]["cloze"] = cloze_figures(results)
     write_json(path, info)
     write_card(out / "bundle")
 

@@ -135,6 +135,15 @@ def _resynthesis(setting: Setting, out: Path) -> Any:
     )
 
 
+def _recogniser(setting: Setting, out: Path) -> Any:
+    from train.evaluate.recogniser import evaluate_recogniser, held_out_sentences
+
+    if setting.transcriber is None:
+        raise TresseError(setting.deaf or "there is no recogniser: give --asr")
+    sentences = held_out_sentences(setting.bundle.info, setting.bundle.languages, 2 * setting.sizes.spoken)
+    return evaluate_recogniser(setting.transcriber, sentences, setting.panel, out=out)
+
+
 PARTS = {
     "cloze": Part("Cloze, test stories", _cloze("test"), "cloze.md"),
     "cloze-unseen": Part("Cloze, unseen situations", _cloze("unseen"), "cloze.md"),
@@ -142,6 +151,7 @@ PARTS = {
     "pairs": Part("Pairs", _pairs, "pairs.md"),
     "alignment": Part("Alignment", _alignment, "alignment.md"),
     "units": Part("Units", _units, "units.md"),
+    "recogniser": Part("Recogniser", _recogniser, "recogniser.md"),
     "resynthesis": Part("Resynthesis", _resynthesis, "resynthesis.md"),
     "continuation": Part("Continuation", _continuation, "continuation.md", ("Transcripts",)),
 }

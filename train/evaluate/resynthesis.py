@@ -27,9 +27,9 @@ from slm.errors import TresseError
 from train.asr import spoken_words
 from train.checkpoint import atomic_path, write_json
 from train.evaluate.edit_distance import edit_distances
+from train.evaluate.recogniser import held_out_sentences
 from train.progress import Progress
 from train.speech import SAMPLE_RATE, Voices, speak
-from train.stories.grammar import distinct_sentences, generate_stories
 from vocoder.losses import SpectralLoss
 from vocoder.pitch import pitch_contours
 
@@ -75,7 +75,7 @@ def evaluate_resynthesis(
     transcriber: None leaves word errors out. Raises TresseError where the bundle's speakers are not among the voices.
     """
     panel = panel or Voices.load()
-    utterances = resynthesise(bundle, _sentences(bundle.languages, count, seed), panel)
+    utterances = resynthesise(bundle, held_out_sentences(bundle.info, bundle.languages, count), panel)
     results: dict[str, Any] = {
         "sentences": count,
         "speakers": list(bundle.speakers),
@@ -103,11 +103,6 @@ def evaluate_resynthesis(
         temporary.write_text(markdown_page(results), encoding="utf-8")
     write_json(out / "results.json", results)
     return results
-
-
-def _sentences(languages: Sequence[str], count: int, seed: int) -> list[tuple[str, str]]:
-    training = list(generate_stories(seed, 2000, "train"))
-    return distinct_sentences(generate_stories(seed, 10 * count, "test"), languages, count, without=training)
 
 
 def resynthesise(bundle: Any, sentences: Sequence[tuple[str, str]], panel: Voices) -> list[Utterance]:

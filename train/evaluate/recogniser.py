@@ -1,0 +1,96 @@
+"""The recogniser's own evaluation: word error and language of sentences it was not trained on, in both voice groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torchaudio.functional import edit_distance
+
+from slm.errors import TresseError
+from train.asr import spoken_words
+from train.asr_data import written
+from train.checkpoint import atomic_path, write_json
+from train.progress import Progress
+from train.recipe import Recipe
+from train.speech import SAMPLE_RATE, Voices, speak
+from train.stories.grammar import distinct_sentences, generate_stories
+
+GROUPS = {"training": "training voices", "held_out": "held-out voices"}
+
+
+def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """(language, text) of test stories, `count` a language, none of them in the stories that a bundle was trained on.
+
+    info: of the bundle; where its recipe is not one of the project's, the first 2,000 training stories are avoided.
+    """
+    made = info.get("provenance", {})
+    try:
+        recipe = Recipe.load(str(made.get("recipe")))
+        settings = recipe.seed, recipe.stories.train, "train", None, recipe.stories.retellings
+    except TresseError:
+        settings = 0, 2000, "train", None, 1
+    test = generate_stories(0, 30 * count, "test")
+    return distinct_sentences(test, languages, count, without=generate_stories(*settings))
+
+
+def evaluate_recogniser(
+    transcriber: Any, sentences: Sequence[tuple[str, str]], panel: Voices, *, out: Path | None = None
+) -> dict[str, Any]:
+    """What a recogniser makes of (language, text) sentences, each spoken by a voice of both groups.
+
+    Returns word_error by group and language (errors a spoken word), language (share of utterances whose language was
+    told right, by group), confidence, real_time_factor and utterances. out: receives results.json and recogniser.md.
+    """
+    languages = list(dict.fromkeys(language for language, _ in sentences))
+    results: dict[str, Any] = {"word_error": {}, "language": {}, "utterances": 0}
+    groups = {group: list(getattr(panel, group).values()) for group in GROUPS}
+    progress = Progress("recogniser", len(sentences) * len(groups), unit="utterances")
+    seconds = spent = 0.0
+    confidences = []
+    for group, speakers in groups.items():
+        wrong, words = dict.fromkeys(languages, 0), dict.fromkeys(languages, 0)
+        right = 0
+        for number, (language, text) in enumerate(sentences):
+            waveform = speak(text, language, speakers[number % len(speakers)], panel)
+            began = time.perf_counter()
+            heard = transcriber.transcribe(waveform, SAMPLE_RATE)
+            spent += time.perf_counter() - began
+            seconds += len(waveform) / SAMPLE_RATE
+            said = spoken_words(written(text))
+            wrong[language] += edit_distance(said, spoken_words(heard.text))
+            words[language] += len(said)
+            right += heard.language == language
+            confidences.append(heard.confidence)
+            results["utterances"] += 1
+            progress.update(results["utterances"])
+        results["word_error"][group] = {one: round(wrong[one] / words[one], 4) for one in languages}
+        results["language"][group] = round(right / len(sentences), 4)
+    results["confidence"] = round(float(np.mean(confidences)), 3)
+    results["real_time_factor"] = round(spent / seconds, 4)
+    if out is not None:
+        write_json(out / "results.json", results)
+        with atomic_path(out / "recogniser.md") as temporary:
+            temporary.write_text(markdown_page(results), encoding="utf-8")
+    return results
+
+
+def markdown_page(results: Mapping[str, Any]) -> str:
+    """The report."""
+    languages = list(next(iter(results["word_error"].values())))
+    page = [
+        "# Recogniser",
+        "",
+        f"{results['utterances']} utterances: test sentences that are in no training story, without punctuation and case.",
+        f"{results['real_time_factor']:.3f} of real time.",
+        "",
+        "| Voices | " + " | ".join(f"word error {one}" for one in languages) + " | language told right |",
+        "|---|" + "---:|" * (len(languages) + 1),
+    ]
+    for group, errors in results["word_error"].items():
+        cells = [f"{100 * errors[one]:.1f} %" for one in languages]
+        page.append(f"| {GROUPS[group]} | " + " | ".join(cells) + f" | {100 * results['language'][group]:.1f} % |")
+    return "\n".join(page) + "\n"

@@ -1,0 +1,68 @@
+"""What an evaluation of everything found, put where people look: the bundle's metrics and card, and the README.
+
+    python -m train.publish RESULTS BUNDLE [PAGE ...]
+
+RESULTS: folder of `tresse eval all`. BUNDLE: the folder it measured; receives `metrics` in bundle.json, evaluation/ (the
+report and its plots) and a new model card. PAGE: Markdown files whose part between `<!-- figures -->` and
+`<!-- /figures -->` is replaced by the headline tables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from slm.errors import TresseError
+from train.card import write_card
+from train.checkpoint import atomic_path, write_json
+from train.figures import digest, figures
+
+MARKS = "<!-- figures -->", "<!-- /figures -->"
+
+
+def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
+    """See the module. Raises TresseError where the results are missing, of another bundle, or a page has no marks."""
+    try:
+        held = json.loads((results / "results.json").read_text(encoding="utf-8"))
+        info = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TresseError(
+            f"cannot read {results}/results.json and {bundle}/bundle.json: run tresse eval all"
+        ) from error
+    if held["bundle"]["name"] != info["name"]:
+        raise TresseError(f"{results} measured the bundle {held['bundle']['name']}: evaluate {info['name']} first")
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    for page, text in texts.items():
+        if not all(mark in text for mark in MARKS):
+            raise TresseError(f"{page} has no place for figures: put {MARKS[0]} and {MARKS[1]} into it")
+    info["metrics"] = digest(held, info.get("metrics", {}).get("unit_edit_rate"))
+    write_json(bundle / "bundle.json", info)
+    folder = bundle / "evaluation"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    report = (results / "report.md").read_text(encoding="utf-8")
+    report = report.split("\n## Samples\n")[0]  # they need the recordings, which stay behind
+    for part in held["parts"]:
+        for plot in sorted((results / part).glob("*.png")):
+            name = f"{part}-{plot.name}"
+            report = report.replace(f"({part}/{plot.name})", f"({name})")
+            shutil.copyfile(plot, folder / name)
+    (folder / "report.md").write_text(report.rstrip() + "\n", encoding="utf-8")
+    write_card(bundle)
+    for page, text in texts.items():
+        between = re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1])
+        tables = "\n\n".join([MARKS[0], figures(info["metrics"]), MARKS[1]])
+        with atomic_path(page) as temporary:
+            temporary.write_text(re.sub(between, lambda _: tables, text, flags=re.DOTALL), encoding="utf-8")  # noqa: B023
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("python -m train.publish RESULTS BUNDLE [PAGE ...]")
+    try:
+        publish(Path(sys.argv[1]), Path(sys.argv[2]), [Path(page) for page in sys.argv[3:]])
+    except TresseError as error:
+        sys.exit(str(error))
