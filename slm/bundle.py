@@ -25,7 +25,7 @@ from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
 
 FORMAT = 1
-SHIPPED = Path(__file__).parent / "bundles" / "tiny"
+SHIPPED = Path(__file__).parent / "bundles" / "braid"
 SENTENCE_PAUSE = 0.2
 """s of silence between two sentences of a continuation, beside the sentences' own."""
 MAX_REPLY_SECONDS = 60.0

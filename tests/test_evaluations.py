@@ -306,6 +306,8 @@ def test_what_was_measured_is_published(bundle: TinyBundle, tmp_path: Path) -> N
     shown_files = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", report)
     assert len(shown_files) >= 3
     assert all((bundle.path / "evaluation" / name).exists() for name in shown_files)
+    scores = (out / "cloze" / "scores.jsonl").read_text()
+    assert (bundle.path / "evaluation" / "scores.jsonl").read_text() == scores  # of two items only
     publish(out, bundle.path, [page])
     assert page.read_text() == text
     page.write_text("no place")

@@ -3,8 +3,8 @@
     python -m train.publish RESULTS BUNDLE [PAGE ...]
 
 RESULTS: folder of `tresse eval all`. BUNDLE: the folder it measured; receives `metrics` in bundle.json, evaluation/ (the
-report and its plots) and a new model card. PAGE: Markdown files whose part between `<!-- figures -->` and
-`<!-- /figures -->` is replaced by the headline tables.
+report, its plots, and the scores of the first cloze items, for a test to compare with) and a new model card. PAGE: Markdown
+files whose part between `<!-- figures -->` and `<!-- /figures -->` is replaced by the headline tables.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from train.card import write_card
 from train.checkpoint import atomic_path, write_json
 from train.figures import digest, figures
 
+FIRST = 4
+"""Cloze items of each kind whose scores are kept."""
 MARKS = "<!-- figures -->", "<!-- /figures -->"
 
 
@@ -50,6 +52,9 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
             name = f"{part}-{plot.name}"
             report = report.replace(f"({part}/{plot.name})", f"({name})")
             shutil.copyfile(plot, folder / name)
+    if "cloze" in held["parts"]:
+        lines = (results / "cloze" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+        (folder / "scores.jsonl").write_text("".join(f"{line}\n" for line in _of_first_items(lines)), encoding="utf-8")
     (folder / "report.md").write_text(report.rstrip() + "\n", encoding="utf-8")
     write_card(bundle)
     for page, text in texts.items():
@@ -57,6 +62,20 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
         tables = "\n\n".join([MARKS[0], figures(info["metrics"]), MARKS[1]])
         with atomic_path(page) as temporary:
             temporary.write_text(re.sub(between, lambda _: tables, text, flags=re.DOTALL), encoding="utf-8")  # noqa: B023
+
+
+def _of_first_items(lines: list[str]) -> list[str]:
+    """Of rows of scores, those of the first FIRST items of each kind."""
+    firsts: dict[str, list[str]] = {}
+    kept = []
+    for line in lines:
+        row = json.loads(line)
+        items = firsts.setdefault(row["kind"], [])
+        if row["item"] not in items and len(items) < FIRST:
+            items.append(row["item"])
+        if row["item"] in items:
+            kept.append(line)
+    return kept
 
 
 if __name__ == "__main__":

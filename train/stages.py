@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,7 +26,7 @@ from train.launch import on_processes, under_launcher
 from train.recipe import Recipe, Stage
 from train.schedule import SLMTraining
 from train.speech import SAMPLE_RATE, Voices, speak
-from train.stories.grammar import distinct_sentences, generate_stories, read_stories, write_stories
+from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
@@ -155,7 +156,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
-    write_examples(recipe, made / "examples")
+    write_examples(recipe, read_stories(out / "stories" / "train.jsonl"), made / "examples")
     corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
     measured = out / "units" / "metrics.json"
     info = {
@@ -181,7 +182,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     made.rename(out / "bundle")
 
 
-def write_examples(recipe: Recipe, folder: Path) -> None:
+def write_examples(recipe: Recipe, training: Iterable[Story], folder: Path) -> None:
     """Beginnings of test stories, spoken by training and held-out voices in turn, as FLAC with a listing.
 
     No training story begins with the same two sentences, and every example is of another situation.
@@ -191,11 +192,7 @@ def write_examples(recipe: Recipe, folder: Path) -> None:
     voices = Voices.load()
     folder.mkdir(parents=True)
     stories = list(generate_stories(recipe.seed, 2000, "test"))
-    trained = {
-        tuple(story.sentences[language][:2])
-        for story in generate_stories(recipe.seed, recipe.stories.train)
-        for language in recipe.languages
-    }
+    trained = {tuple(story.sentences[language][:2]) for story in training for language in recipe.languages}
     entries = []
     speakers = [*voices.vocoder, *voices.held_out]
     taken: set[str] = set()

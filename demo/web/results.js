@@ -11,12 +11,12 @@ function* tables(values, path = []) {
   else for (const [key, inner] of Object.entries(values)) yield* tables(inner, [...path, key]);
 }
 
-// Single figures: [["unit_edit_rate", "held_out_en"], 0.16]; what belongs to a table is left out.
+// Figures that belong to no cloze table: {"en": {"held_out": {"word_error": 0.1}}} -> [[["en", "held_out"], {"word_error": 0.1}]].
 function* figures(values, path = []) {
-  if (typeof values === "number") yield [path, values];
-  else if (values && typeof values === "object" && !Array.isArray(values) && !values.cells) {
-    for (const [key, inner] of Object.entries(values)) yield* figures(inner, [...path, key]);
-  }
+  const inner = Object.entries(values).filter(([, value]) => value && typeof value === "object" && !Array.isArray(value) && !value.cells);
+  const own = Object.entries(values).filter(([, value]) => typeof value === "number");
+  if (own.length) yield [path, Object.fromEntries(own)];
+  for (const [key, value] of inner) yield* figures(value, [...path, key]);
 }
 
 const cellName = (name) => name.split(">").map(languageName).join(" → ");
@@ -45,6 +45,25 @@ function clozeTable(path, cells) {
       }
       row.append(box);
     }
+    table.append(row);
+  }
+  return table;
+}
+
+// One part of the evaluation: a row for each group that was measured, a column for each figure.
+function figuresTable(key, rows) {
+  const columns = [...new Set(rows.flatMap(([, values]) => Object.keys(values)))];
+  const whole = Object.fromEntries(columns.map((column) => [column, rows.every(([, values]) => Number.isInteger(values[column] ?? 0))]));
+  const table = make("table");
+  table.append(make("caption", words(key)));
+  const head = make("tr");
+  head.append(make("th"), ...columns.map((column) => Object.assign(make("th", words(column)), { scope: "col" })));
+  table.append(head);
+  for (const [path, values] of rows) {
+    const row = make("tr");
+    const name = path.map((one) => (/^\w\w>\w\w$/.test(one) ? cellName(one) : /^\w\w$/.test(one) ? languageName(one) : words(one))).join(" · ");
+    row.append(Object.assign(make("th", name), { scope: "row" }));
+    row.append(...columns.map((column) => make("td", column in values ? number(values[column], whole[column] ? 0 : 3) : "")));
     table.append(row);
   }
   return table;
@@ -80,16 +99,9 @@ export function resultsPage(panel, props) {
     const found = [...tables(props.metrics)];
     for (const [path, cells] of found) parts.push(clozeTable(path, cells));
     if (!found.length) parts.push(make("p", t("results.none"), "soft"));
-    const single = [...figures(props.metrics)].filter(([path]) => !["split", "n"].includes(path.at(-1)));
-    if (single.length) {
-      const table = make("table");
-      table.append(make("caption", t("results.further")));
-      for (const [path, value] of single) {
-        const row = make("tr");
-        row.append(Object.assign(make("th", path.map(words).join(" · ")), { scope: "row" }), make("td", number(value, 3)));
-        table.append(row);
-      }
-      parts.push(table);
+    for (const [key, values] of Object.entries(props.metrics)) {
+      const rows = values && typeof values === "object" ? [...figures(values)] : [];
+      if (rows.length) parts.push(figuresTable(key, rows));
     }
     for (const name of props.plots) {
       const figure = make("figure");
