@@ -25,10 +25,10 @@ from train.recipe import Recipe
 from train.schedule import SLMTraining
 from train.slm import optimisers_of, token_losses
 
-SENTENCES, SECONDS_A_SENTENCE = 6.0, 2.6
+SENTENCES, SECONDS_A_SENTENCE = 5.8, 3.1
 """Of a generated story: sentences, and s each of them lasts."""
-COLLAPSED_UNITS, UNITS_A_TOKEN = 32.0, 4.1
-"""A second of speech at 50 Hz has so many units; byte-pair encoding makes so many one token (shared figures, 2,048)."""
+COLLAPSED_UNITS, UNITS_A_TOKEN = 15.0, 2.4
+"""A second of speech at 50 Hz has so many units; byte-pair encoding makes so many one token (the shipped encoder, 2,048)."""
 MEASURED_POSITIONS = 1024
 
 
