@@ -13,8 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocos.spectral_ops import ISTFT
 
-from slm.units import Units
-from vocoder.causal import CausalConvNeXtBlock, LookaheadConv, depthwise
+from slm.bundle import SHIPPED
+from slm.units import UnitEncoder, Units, load_encoder
+from tests.conftest import BEGINNINGS
+from train.evaluate.resynthesis import LOUDNESS_GOAL, active_level
+from train.speech import SAMPLE_RATE, Voices, speak
+from vocoder.causal import SHORT, CausalConvNeXtBlock, CausalStack, LookaheadConv, depthwise
 from vocoder.config import VocoderConfig
 from vocoder.istft import KNEE, Source, StreamingISTFTHead, limit
 from vocoder.losses import Discriminators, SpectralLoss
@@ -195,7 +199,7 @@ def test_nothing_gives_nothing() -> None:
 
 def test_what_cannot_be_is_refused_in_one_line() -> None:
     vocoder = VOCODERS["50 Hz"]
-    for speak, known in (
+    for ask, known in (
         (lambda: vocoder.stream("zoe"), "ada, ben"),
         (lambda: vocoder.stream().push([1], [1], "de"), "en, fr"),
         (lambda: vocoder.stream().push([], language="de"), "en, fr"),
@@ -210,8 +214,27 @@ def test_what_cannot_be_is_refused_in_one_line() -> None:
         (lambda: VocoderConfig(10, 50.0, 16000, [], ["en"]), "speakers"),
     ):
         with pytest.raises(ValueError, match=known) as caught:
-            speak()
+            ask()
         assert "\n" not in str(caught.value)
+
+
+def test_streams_share_a_predictor_until_the_weights_change() -> None:
+    """A stream has the weights of its opening: after a training step others, after going back the same."""
+    vocoder = build(4)
+    units = SimpleNamespace(ids=[1, 5, 2, 8, 3, 0], run_lengths=None)
+    weights = {name: value.clone() for name, value in vocoder.state_dict().items()}
+    before, early = vocoder.synthesise(units), vocoder.stream()
+    assert vocoder.predictor() is vocoder.predictor()
+    optimiser = torch.optim.AdamW(vocoder.prosody.parameters(), lr=0.1, fused=True)
+    for weight in vocoder.prosody.parameters():
+        weight.grad = torch.ones_like(weight)
+    optimiser.step()
+    after = vocoder.synthesise(units)
+    assert after.shape != before.shape or np.abs(after - before).max() > 1e-3
+    np.testing.assert_array_equal(vocoder.stream().push(units.ids, final=True), after)
+    vocoder.load_state_dict(weights)
+    np.testing.assert_array_equal(vocoder.synthesise(units), before)
+    np.testing.assert_array_equal(early.push(units.ids, final=True), before)
 
 
 def test_a_refused_push_leaves_the_stream_as_it_was() -> None:
@@ -369,6 +392,18 @@ def test_depthwise_equals_conv1d(dilation: int) -> None:
     torch.testing.assert_close(double.float(), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 7, SHORT + 1])
+def test_inference_computes_what_training_computes(steps: int) -> None:
+    """Other kernels, the same numbers."""
+    torch.manual_seed(0)
+    stack, layer = CausalStack(8, 16, 5, [1, 3]), LookaheadConv(8, 6, 5, 2)
+    x = torch.randn(2, steps, 8)
+    trained = stack(x)[0], layer(x, final=True)[0]
+    with torch.inference_mode():
+        spoken = stack(x)[0], layer(x, final=True)[0]
+    torch.testing.assert_close(spoken, trained, atol=1e-5, rtol=1e-4)
+
+
 def test_lookahead_conv_equals_a_padded_conv() -> None:
     torch.manual_seed(0)
     layer = LookaheadConv(6, 5, kernel_size=7, lookahead=4)
@@ -464,3 +499,77 @@ def test_discriminators_learn_to_tell_noise_from_tones(kind: str) -> None:
     assert gradient.abs().max() > 0
     with pytest.raises(ValueError, match="thin, stock"):
         Discriminators("none")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[UnitEncoder, Vocoder]:
+    """The unit encoder and the vocoder of the shipped bundle."""
+    return load_encoder(SHIPPED / "units"), Vocoder.load(SHIPPED / "vocoder")
+
+
+def is_sound(waveform: np.ndarray) -> bool:
+    """Finite, and never held at full scale."""
+    return bool(np.isfinite(waveform).all() and np.abs(waveform).max(initial=0.0) < 0.999)
+
+
+@settings(max_examples=20, deadline=None)
+@given(data=st.data(), count=st.integers(1, 40), known=st.booleans())
+def test_the_shipped_vocoder_speaks_any_units(
+    shipped: tuple[UnitEncoder, Vocoder], data: st.DataObject, count: int, known: bool
+) -> None:
+    """Units in any order, for as long as you like: speech that never clips; streamed as at once."""
+    vocoder = shipped[1]
+    config = vocoder.config
+    unit = st.integers(0, config.codebook_size - 1)
+    ids = data.draw(st.lists(unit, min_size=count, max_size=count))
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=count, max_size=count)) if known else None
+    languages = data.draw(st.lists(st.sampled_from(config.languages), min_size=count, max_size=count))
+    speaker = data.draw(st.sampled_from(config.speakers))
+    whole = vocoder.stream(speaker).push(ids, lengths, languages, final=True)
+    assert is_sound(whole)
+    stream, parts, step = vocoder.stream(speaker), [], data.draw(st.integers(1, 5))
+    for first in range(0, count, step):
+        part = slice(first, first + step)
+        parts.append(stream.push(ids[part], None if lengths is None else lengths[part], languages[part]))
+    parts.append(stream.flush())
+    np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_the_shipped_vocoder_is_loud_enough_whatever_the_units(
+    shipped: tuple[UnitEncoder, Vocoder], seed: int, data: st.DataObject
+) -> None:
+    """Two seconds and more of random units, which no speech has: neither silence nor noise at full scale."""
+    vocoder = shipped[1]
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, vocoder.config.codebook_size, 40)
+    lengths = data.draw(st.sampled_from([None, rng.integers(1, 8, len(ids))]))
+    speaker, language = (
+        data.draw(st.sampled_from(names)) for names in (vocoder.config.speakers, vocoder.config.languages)
+    )
+    waveform = vocoder.synthesise(SimpleNamespace(ids=ids, run_lengths=lengths), speaker, language)
+    assert is_sound(waveform)
+    assert -30 < active_level(waveform, vocoder.sample_rate) < -16
+
+
+def test_replies_of_the_shipped_vocoder_are_equally_loud(shipped: tuple[UnitEncoder, Vocoder], voices: Voices) -> None:
+    """Sentences no training heard, by its speakers and by strangers, heard or predicted timing, in every voice."""
+    encoder, vocoder = shipped
+    levels: dict[tuple, float] = {}
+    for language in vocoder.config.languages:
+        for voice in (vocoder.config.speakers[0], *list(voices.held_out)[:2]):
+            said = [speak(text, language, voices.speaker(voice), voices) for text in BEGINNINGS[language]]
+            heard = [encoder.encode(waveform, SAMPLE_RATE) for waveform in said]
+            for speaker in vocoder.config.speakers:
+                for timing in ("heard", "predicted"):
+                    stream = vocoder.stream(speaker)
+                    parts = [
+                        stream.push(one.ids, one.run_lengths if timing == "heard" else None, language, begins=begins)
+                        for one in heard
+                        for begins in [[True] + [False] * (len(one) - 1)]
+                    ]
+                    reply = np.concatenate([*parts, stream.flush()])
+                    assert is_sound(reply)
+                    levels[language, voice, speaker, timing] = active_level(reply, vocoder.sample_rate)
+    assert max(levels.values()) - min(levels.values()) <= LOUDNESS_GOAL, levels

@@ -6,6 +6,7 @@ pieces gives what feeding it at once gives. Shapes: B batch, T time steps, C cha
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -13,20 +14,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vocos.modules import ConvNeXtBlock
 
+SHORT = 96
+"""Steps up to which a depthwise convolution is faster as a sum of products."""
+
+
+@functools.cache
+def has_onednn() -> bool:
+    """Whether the linear layers of oneDNN can be called here (x86 builds of PyTorch have them)."""
+    try:
+        ones = torch.ones(1, 1, 2)
+        return bool((torch.ops.mkldnn._linear_pointwise(ones, ones[0], None, "none", [], "") == 2).all())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def linear(x_BTC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear; in inference on a CPU by oneDNN, which takes float32 products at up to twice the speed of the BLAS."""
+    if torch.is_inference_mode_enabled() and x_BTC.is_cpu and x_BTC.dtype == torch.float32 and has_onednn():
+        return torch.ops.mkldnn._linear_pointwise(x_BTC, weight, bias, "none", [], "")
+    return F.linear(x_BTC, weight, bias)
+
 
 def depthwise(x_BTC: Tensor, conv: nn.Conv1d) -> Tensor:
     """What `conv` (depthwise, unpadded) gives, [B, T, C] in and out, by the fastest way on a CPU.
 
     As a channels-last 2-D convolution: 1.5 to 4 times the speed of the 1-D kernels, dilated ones above all. In float64,
-    which has slow kernels only, as a sum of shifted inputs.
+    which has slow kernels only, and in inference over few steps, where their overhead counts, as a sum of products.
     """
     weight, bias, dilation = conv.weight, conv.bias, conv.dilation[0]
-    if x_BTC.dtype == torch.float64:
-        steps = x_BTC.shape[1] - (weight.shape[2] - 1) * dilation
-        y = bias.expand(steps, -1)
-        for tap in range(weight.shape[2]):
-            y = torch.addcmul(y, x_BTC[:, tap * dilation : tap * dilation + steps], weight[:, 0, tap])
-        return y
+    taps = weight.shape[2]
+    steps = x_BTC.shape[1] - (taps - 1) * dilation
+    if x_BTC.dtype == torch.float64 or (steps <= SHORT and torch.is_inference_mode_enabled()):
+        batch, time, channel = x_BTC.stride()
+        shape = (x_BTC.shape[0], steps, taps, x_BTC.shape[2])
+        windows = x_BTC.as_strided(shape, (batch, time, dilation * time, channel))
+        return (windows * weight[:, 0].t().contiguous()).sum(2) + bias
     image = x_BTC.transpose(1, 2).unsqueeze(2)
     y = F.conv2d(image, weight.unsqueeze(2), bias, dilation=(1, dilation), groups=conv.groups)
     return y.squeeze(2).transpose(1, 2)
@@ -49,7 +71,8 @@ class CausalConvNeXtBlock(ConvNeXtBlock):
             state = x_BTC.new_zeros(x_BTC.shape[0], self.history, x_BTC.shape[2])
         seen = torch.cat((state, x_BTC), dim=1)
         y = depthwise(seen, self.dwconv)
-        y = self.pwconv2(self.act(self.pwconv1(self.norm(y))))
+        y = self.act(linear(self.norm(y), self.pwconv1.weight, self.pwconv1.bias))
+        y = linear(y, self.pwconv2.weight, self.pwconv2.bias)
         return x_BTC + self.gamma * y, seen[:, seen.shape[1] - self.history :]
 
 
@@ -95,4 +118,4 @@ class LookaheadConv(nn.Module):
         if ready == 0:
             return x_BTC.new_zeros(batch, 0, self.conv.out_channels), seen
         windows = seen.unfold(1, self.kernel_size, 1).flatten(2)  # one matrix product: faster than the 1-D kernels
-        return F.linear(windows, self.conv.weight.flatten(1), self.conv.bias), seen[:, ready:]
+        return linear(windows, self.conv.weight.flatten(1), self.conv.bias), seen[:, ready:]

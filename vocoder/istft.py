@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vocos.heads import ISTFTHead
 
+from vocoder.causal import linear
 from vocoder.source import NOISE_FRAMES, noise_table, pulses
 
 KNEE = 0.8
@@ -35,8 +36,8 @@ class OverlapState:
 def limit(waveform: Tensor) -> Tensor:
     """Soft limiter without memory: identity up to KNEE, then KNEE + r * e / (e + r) with r = 1 - KNEE, e the excess."""
     room = 1.0 - KNEE
-    excess = (waveform.abs() - KNEE).clamp(min=0.0)
-    return torch.where(excess > 0, waveform.sign() * (KNEE + room * (excess / (excess + room))), waveform)
+    excess = F.softshrink(waveform, KNEE)
+    return waveform.clamp(-KNEE, KNEE) + room * (excess / (excess.abs() + room))
 
 
 @dataclass
@@ -71,7 +72,7 @@ class StreamingISTFTHead(ISTFTHead):
         """Features [B, T, C] -> complex spectrum [B, n_fft / 2 + 1, T]; filters magnify a hundredfold at most."""
         if x_BTC.shape[1] == 0:  # FFTs of nothing are refused
             return torch.zeros(len(x_BTC), self.n_fft // 2 + 1, 0, dtype=torch.complex64, device=x_BTC.device)
-        magnitude, phase, noise = self.out(x_BTC).chunk(3, dim=2)
+        magnitude, phase, noise = linear(x_BTC, self.out.weight, self.out.bias).chunk(3, dim=2)
         tone_BTF = pulses(source.f0, source.phase, self.istft.window, self.sample_rate)
         tone_BTF = tone_BTF * torch.polar(magnitude.exp().clamp(max=1e2), phase)
         noise_BTF = self.noise[source.frame % NOISE_FRAMES] * noise.exp().clamp(max=1e2)

@@ -12,6 +12,7 @@ Shapes: B batch, N collapsed units, T head frames, C channels.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Vocoder(nn.Module):
         self.backbone = CausalStack(dim, config.intermediate_dim, config.kernel_size, config.dilations)
         self.head = StreamingISTFTHead(dim, config.n_fft, config.hop_length, config.sample_rate)
         self.apply(_initialise)
+        self._predictor: tuple[list[Tensor], Prosody] | None = None
 
     @property
     def sample_rate(self) -> int:
@@ -79,6 +81,14 @@ class Vocoder(nn.Module):
         tone = torch.stack([torch.log2(f0_BT.clamp(min=1.0) / MIDDLE) * voiced, voiced.to(f0_BT.dtype)], dim=-1)
         x = x + self.pitch(tone.to(x.dtype))
         return x + self.from_start(start_BT.clamp(max=PLACES - 1)) + self.to_end(end_BT.clamp(max=PLACES - 1))
+
+    def predictor(self) -> Prosody:
+        """`prosody` in float64 on the CPU: one copy for all streams, made anew once the weights have changed."""
+        weights, made = [weight.detach() for weight in self.prosody.parameters()], self._predictor
+        if made is None or not all(_same(*pair) for pair in zip(made[0], weights, strict=True)):
+            copied = copy.deepcopy(self.prosody).to("cpu", torch.float64)
+            made = self._predictor = [weight.clone() for weight in weights], copied
+        return made[1]
 
     def stream(self, speaker: str | None = None) -> VocoderStream:
         """A fresh stream in this speaker's voice (None: the first). Raises ValueError for a speaker not known."""
@@ -117,6 +127,10 @@ class Vocoder(nn.Module):
             reason = str(error).splitlines()[0]
             raise ValueError(f"cannot read the vocoder's {folder / 'model.safetensors'}: {reason}") from error
         return model.eval()
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.device == other.device and one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _initialise(module: nn.Module) -> None:

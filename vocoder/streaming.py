@@ -6,7 +6,6 @@ it is certain. Work is done in blocks of bounded size, so a push of any length n
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -48,7 +47,7 @@ class VocoderStream:
         self._language = 0
         self._finished = False
         device = vocoder.device
-        self._predictor = copy.deepcopy(vocoder.prosody).to("cpu", torch.float64)
+        self._predictor = vocoder.predictor()
         self._speaker_B = torch.tensor([self._speaker], device=device)
         self._prosody = ProsodyState()
         self._remainder = 0.0
