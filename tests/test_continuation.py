@@ -140,7 +140,10 @@ def test_chunks_tell_the_truth(bundle: Bundle) -> None:
     assert [chunk.tokens for chunk in chunks] == sorted(chunk.tokens for chunk in chunks)
     assert {chunk.prompt_language for chunk in chunks} == {"en"}
     if len(audio) < 20.0 * bundle.sample_rate:  # nothing was cut off: the sound is that of these units, spoken offline
-        again = bundle.vocoder.synthesise(units, language="fr")
+        sentence = np.concatenate([chunk.sentence for chunk in chunks])
+        begins = np.r_[True, (sentence[1:] >= 0) & (sentence[:-1] < 0)]
+        stream = bundle.vocoder.stream()
+        again = stream.push(units.ids, units.run_lengths, "fr", begins=begins.tolist(), final=True)
         assert len(again) == len(audio)
         assert np.abs(again - audio).max() < 1e-4
 

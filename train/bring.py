@@ -58,7 +58,7 @@ def read_rows(stories: Path | Iterable[AnyStory], languages: list[str], longest:
     Raises TresseError where the file cannot be read at all.
     """
     with _Seen() as seen:
-        for number, content in _contents(stories):
+        for number, content in _contents(stories, languages):
             id = None
             try:
                 story = json.loads(content.decode("utf-8")) if isinstance(content, bytes) else content
@@ -81,11 +81,12 @@ class _Unusable(Exception):
     """Why a row is rejected."""
 
 
-def _contents(stories: Path | Iterable[AnyStory]) -> Iterator[tuple[int, Any]]:
+def _contents(stories: Path | Iterable[AnyStory], languages: list[str]) -> Iterator[tuple[int, Any]]:
     """(number, bytes of a line | None where it is too long | decoded story)."""
     if not isinstance(stories, Path):
         for number, story in enumerate(stories, 1):
-            yield number, {"id": story.id, "sentences": story.sentences}
+            told = {language: story.sentences[language] for language in languages if language in story.sentences}
+            yield number, {"id": story.id, "sentences": told}
         return
     try:
         with stories.open("rb") as file:

@@ -7,6 +7,7 @@ machine on one row: what a layer costs, and what all layers share. Memory is ari
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+from slm.errors import TresseError
 from slm.model import ModelConfig, parameter_count, training_flops
 from train.attention import use_document_attention
 from train.packing import PackedBatch
@@ -140,10 +142,11 @@ def _encoder_settings(recipe: Recipe) -> dict[str, Any]:
     source = recipe.parts.units
     if source is None:
         return {"type": "conv", "codebook_size": recipe.units.encoder.codebook_size}
-    for folder in (Path(source) / "units", Path(source)):
-        if (folder / "config.json").exists():
-            return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kind = Path(source).name
+    with contextlib.suppress(TresseError):
+        folder = recipe.parts.find("units")
+        assert folder is not None
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return {"type": kind, "collapse": False} if kind in ("mimi", "hubert") else {}
 
 

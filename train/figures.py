@@ -85,7 +85,9 @@ def further_table(metrics: Mapping[str, Any]) -> str:
         rows.append(("Units: edit rate against the reference voice, held-out sentences", _listed(rates)))
     for language, groups in metrics.get("resynthesis", {}).items():
         for group, one in groups.items():
-            said = f"melody {one['f0_correlation']:.2f}, loudness within {one['level_spread']:.1f} dB"
+            said = f"loudness within {one['level_spread']:.1f} dB"
+            if "f0_correlation" in one:
+                said = f"melody {one['f0_correlation']:.2f}, {said}"
             if "word_error" in one:
                 said = f"word error {one['original_word_error']:.1%} -> {one['word_error']:.1%}, {said}"
             rows.append((f"Speech -> units -> speech, {language}, {group}", said))

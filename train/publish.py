@@ -15,6 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 from slm.errors import TresseError
 from train.card import write_card
 from train.checkpoint import atomic_path, write_json
@@ -51,7 +53,8 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
         for plot in sorted((results / part).glob("*.png")):
             name = f"{part}-{plot.name}"
             report = report.replace(f"({part}/{plot.name})", f"({name})")
-            shutil.copyfile(plot, folder / name)
+            with Image.open(plot) as picture:
+                picture.convert("RGB").quantize(128).save(folder / name, optimize=True)
     if "cloze" in held["parts"]:
         lines = (results / "cloze" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
         (folder / "scores.jsonl").write_text("".join(f"{line}\n" for line in _of_first_items(lines)), encoding="utf-8")

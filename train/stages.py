@@ -10,13 +10,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from slm.errors import TresseError
 from slm.model import ModelConfig
 from slm.units import UnitVocabulary, load_encoder
 from train.ablation import run_ablation
@@ -36,7 +37,17 @@ def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
         stories = generate_stories(recipe.seed, count, split, retellings=retellings)
         if split == "train" and recipe.stories.file is not None:
             stories = islice(read_stories(Path(recipe.stories.file)), count)
-        write_stories(out / "stories" / f"{split}.jsonl", stories)
+        write_stories(out / "stories" / f"{split}.jsonl", (in_languages(story, recipe.languages) for story in stories))
+
+
+def in_languages(story: Story, languages: Iterable[str]) -> Story:
+    """A story in these languages only. Raises TresseError where it is not told in one of them."""
+    missing = [language for language in languages if language not in story.sentences]
+    if missing:
+        raise TresseError(
+            f"the story {story.id} is not told in {missing[0]}: give stories.file, with all the languages"
+        )
+    return replace(story, sentences={language: story.sentences[language] for language in languages})
 
 
 def take(recipe: Recipe, part: str, folder: Path) -> bool:

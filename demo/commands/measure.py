@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,6 +179,12 @@ def all_command(
         list[str] | None, typer.Option(help="A part: cloze, pairs, alignment ... [default: all]", show_default=False)
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A small part of everything, in minutes.")] = False,
+    items: Annotated[
+        int | None, typer.Option(help="Cloze items of each kind. [default: 1871, quick 60]", min=1, show_default=False)
+    ] = None,
+    prompts: Annotated[
+        int | None, typer.Option(help="Stories continued. [default: 20, quick 2]", min=1, show_default=False)
+    ] = None,
     asr: AsrOption = None,
     cache: CacheOption = None,
     bundle: BundleOption = None,
@@ -192,13 +199,15 @@ def all_command(
 
     held = Bundle.load(bundle, device)
     ears, deaf = _ears(held, asr)
+    sizes = QUICK if quick else Sizes()
+    sizes = replace(sizes, items=items or sizes.items, prompts=prompts or sizes.prompts)
     results = evaluate_all(
         held,
         out=out,
         command=shlex.join(["tresse", *sys.argv[1:]]),
         transcriber=ears,
         deaf=deaf,
-        sizes=QUICK if quick else Sizes(),
+        sizes=sizes,
         only=only or (),
         cache=cache or default_cache(),
         workers=workers,
