@@ -88,8 +88,8 @@ def save_bundle(folder: Path, units: UnitEncoder, *, vocab_size: int | None) -> 
             dim=16,
             intermediate_dim=32,
             dilations=[1],
-            duration_dim=16,
-            duration_dilations=[1],
+            prosody_dim=16,
+            prosody_dilations=[1],
             max_run_length=8,
         )
     ).save(folder / "vocoder")
