@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from train.evaluate import pairs
 from train.evaluate.cloze_report import kinds_of, shown
 from train.evaluate.protocol import CONTROL, HEADLINE, SAME, SEEN, UNSEEN
 
@@ -27,8 +28,8 @@ def digest(results: Mapping[str, Any], units: Mapping[str, float] | None = None)
     if "cloze" in parts:
         cloze = cloze_figures(parts["cloze"])
     for part, name in (("cloze-unseen", "unseen_situations"), ("cloze-handwritten", "hand_written")):
-        if part in parts:
-            cloze[name] = cloze_figures(parts[part])["unseen_voices"]
+        if part in parts and (found := cloze_figures(parts[part]).get("unseen_voices")):
+            cloze[name] = found
     if cloze:
         metrics["cloze"] = cloze
     if "alignment" in parts:
@@ -41,7 +42,7 @@ def digest(results: Mapping[str, Any], units: Mapping[str, float] | None = None)
         metrics["continuation"] = _continuation(parts["continuation"])
     if "pairs" in parts:
         metrics["pairs"] = {
-            f"{name}, {voices}": {key: one["per_token"][key] for key in ("accuracy", "n")}
+            f"{name}, {voices}": {key: one[pairs.HEADLINE][key] for key in ("accuracy", "n")}
             for name, groups in sorted(parts["pairs"]["groups"].items())
             for voices, one in groups.items()
         }

@@ -10,7 +10,6 @@ files whose part between `<!-- figures -->` and `<!-- /figures -->` is replaced 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -42,29 +41,31 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
     for page, text in texts.items():
         if not all(mark in text for mark in MARKS):
             raise TresseError(f"{page} has no place for figures: put {MARKS[0]} and {MARKS[1]} into it")
+    report = (results / "report.md").read_text(encoding="utf-8")
+    report = report.split("\n## Samples\n")[0]  # they need the recordings, which stay behind
+    scores = results / "cloze" / "scores.jsonl"
+    lines = scores.read_text(encoding="utf-8").splitlines() if "cloze" in held["parts"] else []
     info["metrics"] = digest(held, info.get("metrics", {}).get("unit_edit_rate"))
     write_json(bundle / "bundle.json", info)
     folder = bundle / "evaluation"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    report = (results / "report.md").read_text(encoding="utf-8")
-    report = report.split("\n## Samples\n")[0]  # they need the recordings, which stay behind
     for part in held["parts"]:
         for plot in sorted((results / part).glob("*.png")):
             name = f"{part}-{plot.name}"
             report = report.replace(f"({part}/{plot.name})", f"({name})")
             with Image.open(plot) as picture:
                 picture.convert("RGB").quantize(128).save(folder / name, optimize=True)
-    if "cloze" in held["parts"]:
-        lines = (results / "cloze" / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    if lines:
         (folder / "scores.jsonl").write_text("".join(f"{line}\n" for line in _of_first_items(lines)), encoding="utf-8")
     (folder / "report.md").write_text(report.rstrip() + "\n", encoding="utf-8")
     write_card(bundle)
     for page, text in texts.items():
-        between = re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1])
+        before, _, rest = text.partition(MARKS[0])
+        after = rest.partition(MARKS[1])[2]
         tables = "\n\n".join([MARKS[0], figures(info["metrics"]), MARKS[1]])
         with atomic_path(page) as temporary:
-            temporary.write_text(re.sub(between, lambda _: tables, text, flags=re.DOTALL), encoding="utf-8")  # noqa: B023
+            temporary.write_text(before + tables + after, encoding="utf-8")
 
 
 def _of_first_items(lines: list[str]) -> list[str]:
