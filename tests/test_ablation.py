@@ -76,7 +76,7 @@ def test_runs_on_different_items_are_not_compared(tmp_path: Path) -> None:
 def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[tuple[str, int]] = []
 
-    def train(model: Any, training: Any, vocabulary: Path, corpus: Path, folder: Path, workers: int) -> None:
+    def train(model: Any, training: Any, data: Path, folder: Path, workers: int) -> None:
         trained.append((str(training.stages[0]), training.seed))
         folder.mkdir(parents=True)
         done = {

@@ -20,7 +20,7 @@ def test_workers_share_the_training(tmp_path: Path) -> None:
     training = replace(TRAINING, steps=6, held_out=0, precision="no")
     for workers in (2, 3):  # three do not divide four rows: two do the work
         out = tmp_path / str(workers)
-        train_language_model(SMALL, training, tmp_path / "vocabulary", tmp_path / "corpus", out, workers)
+        train_language_model(SMALL, training, tmp_path, out, workers)
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("2", "3")]
     losses = [[json.loads(line)["loss"] for line in lines] for lines in logs]
     assert losses[0] == losses[1]

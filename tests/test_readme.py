@@ -50,7 +50,7 @@ SMALL = " ".join(
     f"--set '{key}={json.dumps(value)}'"
     for key, value in {
         "stories.train": 16,
-        "stories.retellings": 1,
+        "stories.cycle": 1,
         "corpus": {"stories_per_shard": 16, "speakers": ["basile"]},
         "vocabulary.size": 140,
         "model": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64},

@@ -28,8 +28,9 @@ from train.stories.cloze import (
     write_items,
 )
 from train.stories.control import correct_choices, shortcut_scorers
-from train.stories.data import CORE, EXTRAS, LANGUAGES, UNSEEN, WORDINGS
+from train.stories.data import CORE, EXTRAS, LANGUAGES, UNSEEN, WORDINGS, Situation
 from train.stories.grammar import (
+    CYCLE_VALUES,
     HERE,
     SPLITS,
     Grammar,
@@ -39,6 +40,7 @@ from train.stories.grammar import (
     generate_stories,
     read_stories,
     rng_for,
+    split_of,
     write_stories,
 )
 from train.stories.words import Entry, parse_tag
@@ -262,20 +264,30 @@ def test_sentences_in_all_languages_are_the_same_wording() -> None:
     assert seen >= set(range(WORDINGS))
 
 
-def test_retellings_keep_the_facts_and_share_sentences() -> None:
-    stories = list(generate_stories(4, 60, retellings=3))
-    assert stories[:30] == list(generate_stories(4, 30, retellings=3))
-    shared = 0
-    for k in range(0, 60, 3):
-        group = stories[k : k + 3]
-        assert group[0].facts == group[1].facts == group[2].facts
-        assert len({tuple(story.sentences["en"]) for story in group}) == 3
-        sentences = [sentence for story in group for sentence in story.sentences["en"]]
-        shared += len(sentences) - len(set(sentences))
-    assert len({tuple(story.facts.items()) for story in stories}) == 20
-    assert shared >= 30
-    with pytest.raises(TresseError, match="retellings"):
-        next(generate_stories(4, 1, retellings=0))
+def test_a_cycle_combines_few_facts_and_shares_sentences() -> None:
+    stories = list(generate_stories(4, 200, cycle=50))
+    assert stories[:70] == list(generate_stories(4, 70, cycle=50))
+    situations = {situation.name: situation for situation in default_grammar().situations}
+    for k in range(0, 200, 50):
+        group = stories[k : k + 50]
+        (name,) = {story.facts["situation"] for story in group}
+        for role in situations[name].roles:
+            assert 1 <= len({story.facts[role] for story in group}) <= CYCLE_VALUES
+        assert len({tuple(story.facts.items()) for story in group}) > 25
+        for language in LANGUAGES:
+            sentences = [sentence for story in group for sentence in story.sentences[language]]
+            assert len(set(sentences)) < 0.7 * len(sentences)
+        for story in group:
+            assert split_of(situations[name], _entries(situations[name], story.facts)) == "train"
+    with pytest.raises(TresseError, match="cycle"):
+        next(generate_stories(4, 1, cycle=0))
+
+
+def _entries(situation: Situation, facts: dict[str, str]) -> dict[str, Entry]:
+    """The values of the roles that the ids name."""
+    return {
+        name: next(entry for entry in role.values if entry.id == facts[name]) for name, role in situation.roles.items()
+    }
 
 
 def test_a_story_depends_on_seed_split_and_number_alone() -> None:
@@ -365,7 +377,7 @@ def test_a_wrong_story_ending_contradicts_exactly_one_fact(split: str) -> None:
 @pytest.mark.parametrize("split", BENCHMARK_SPLITS)
 def test_kinds_of_facts_are_contradicted_about_equally_often(split: str) -> None:
     grammar = default_grammar()
-    situations = {situation.name: situation for situation in grammar.situations}
+    situations = {situation.name: situation for situation in default_grammar().situations}
     kinds: Counter[str] = Counter()
     for k in range(600):
         story, _, role = story_pair(1, k, split)

@@ -27,7 +27,7 @@ from slm.interleave import braid, draw_languages
 from slm.model import ModelConfig
 from slm.units import UnitVocabulary
 from train.attention import document_mask, use_document_attention
-from train.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus, pack
+from train.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus, evaluation_batches, pack
 from train.schedule import SLMTraining, Stage, StagedStream
 from train.slm import token_losses, train_slm
 
@@ -308,6 +308,27 @@ def test_the_mask_joins_exactly_the_earlier_tokens_of_the_same_document(data: st
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
+
+
+def test_stories_of_their_own_to_validate_on(folder: Path, tmp_path: Path) -> None:
+    write_corpus(tmp_path / "others", stories=9)
+    lines: list[str] = []
+    training = replace(TRAINING, steps=2, validate_every=2)
+    both = {"validation": tmp_path / "others", "progress": lines.append}
+    trained = train_slm(SMALL, training, vocabulary(), folder, tmp_path / "run", **both)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["held_out"], summary["stories"]) == ([], 40)  # all others are trained on
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    (found,) = [entry["validation"] for entry in log if "validation" in entry]
+    words = vocabulary()
+    others = TokenCorpus.load(tmp_path / "others", words)
+    use_document_attention(trained)
+    for mode in ("interleaved", "mixed"):
+        settings = {"row_length": training.row_length, "seed": training.seed, "rows": 2}
+        batches = evaluation_batches(others, mode, **settings)
+        total = sum(float(token_losses(trained, batch).detach().sum()) for batch in batches)
+        count = sum(int((batch.targets != IGNORE).sum()) for batch in batches)
+        assert found[mode]["all"] == pytest.approx(total / count, rel=2e-2)  # bfloat16 there, where it pays
 
 
 def losses_entry(log: list[dict[str, Any]]) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Train and evaluate all rows in out/ablation/ROW-seedN/; write out/ablation/{results.json,ablation.md}.
 
-    train: (model, training, vocabulary folder, corpus folder, folder, workers). Raises TresseError.
+    train: (model, training, folder of the data, folder, workers). Raises TresseError.
     """
     if settings.baseline not in settings.rows:
         raise TresseError(f"ablation.baseline {settings.baseline} is no row: choose of {', '.join(settings.rows)}")
@@ -77,7 +77,7 @@ def run_ablation(
             if not (folder / "cloze" / "results.json").exists():
                 training = replace(recipe.slm, stages=row.stages, seed=seed)
                 print(f"{row.name}, seed {seed}", flush=True)
-                train(recipe.model, training, out / "vocabulary", out / "corpus", folder, workers)
+                train(recipe.model, training, out, folder, workers)
                 _evaluate(recipe, settings, Candidate(out, folder, list(recipe.languages)), out)
             scored.setdefault(key, []).append(scores)
     results = compare_rows(settings, scored)

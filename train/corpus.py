@@ -51,7 +51,7 @@ METADATA = b"tresse"
 @dataclass(frozen=True)
 class CorpusPreparation:
     """Stories a shard; the voices that speak them (names; all training voices when empty); how many stories in a row one
-    voice tells (so that retellings share sentences); the seed of who speaks when; recording conditions, if any; the
+    voice tells (so that a cycle of stories shares sentences); the seed of who speaks when; recording conditions, if any; the
     longest sentence in characters and, spoken, in s."""
 
     stories_per_shard: int = 125

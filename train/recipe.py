@@ -41,13 +41,13 @@ RECIPES = Path(__file__).parent / "recipes"
 
 @dataclass(frozen=True)
 class StoriesSettings:
-    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. retellings: how many
-    stories in a row share their facts and differ in their wordings (with corpus.stories_per_voice the same number, they
-    share a voice and most of their speech)."""
+    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. cycle: how many
+    stories in a row combine the same few facts and wordings (with corpus.stories_per_voice the same number, they share a
+    voice and most of their speech)."""
 
     train: int = 8000
     validation: int = 125
-    retellings: int = 1
+    cycle: int = 1
     file: str | None = None
 
 

@@ -70,8 +70,8 @@ class SLMTraining:
     batch_rows x row_length: positions a step; micro_rows: rows a forward pass (None: all).
     optimiser: `adamw`, or `muon` for the matrices of the body (the rest stays with AdamW, at the same rates).
     warmup: steps, or below 1 a share of them. floor: last learning rate as a share of the peak. clip: of the gradient's
-    norm. held_out: stories kept for validation. precision: `auto` (bfloat16 where the hardware multiplies it), `bf16`
-    or `no`. compile: `auto` (on a GPU), `yes` or `no`.
+    norm. held_out: training stories kept for validation, where there are no others for it. precision: `auto` (bfloat16
+    where the hardware multiplies it), `bf16` or `no`. compile: `auto` (on a GPU), `yes` or `no`.
     """
 
     stages: tuple[Stage, ...] = (Stage("interleaved", share=1.0),)

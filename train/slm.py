@@ -179,14 +179,16 @@ def train_slm(
     folder: Path,
     *,
     corpus: TokenCorpus | None = None,
+    validation: Path | None = None,
     progress: Callable[[str], None] | None = print,
 ) -> Any:
     """Train a language model and return it (float32, evaluation mode).
 
     corpus_folder: Parquet shards and corpus.json. folder: receives checkpoint.pt, log.jsonl, tensorboard/, summary.json
     and, when done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are done it only
-    loads. corpus: the loaded corpus, if at hand. progress: takes one line of text at a time. Under `accelerate launch`
-    every process calls it alike. Raises TresseError.
+    loads. corpus: the loaded corpus, if at hand. validation: folder of a corpus of stories to validate on; without it some
+    of the training corpus are held out (honest only where stories have little in common). progress: takes one line of text
+    at a time. Under `accelerate launch` every process calls it alike. Raises TresseError.
     """
     from accelerate import Accelerator
 
@@ -202,13 +204,16 @@ def train_slm(
         say(f"{corpus.left_out} stories left out: a sentence of theirs has no units")
     languages = corpus.languages
     training.check(languages, processes)
-    stories, held = corpus.split(training.held_out, training.seed)
+    if validation is None:
+        stories, held = corpus.split(training.held_out, training.seed)
+    else:
+        stories, held = corpus, TokenCorpus.load(validation, vocabulary, tags=training.tags)
     stream = StagedStream(stories, training)
     steps = stream.steps
     local = training.batch_rows // processes
     first = accelerator.process_index * local
     micro = training.rows_a_pass(processes)
-    validation = {
+    checks = {
         mode: evaluation_batches(held, mode, row_length=training.row_length, seed=training.seed, rows=micro)
         for mode in (("interleaved", "mixed") if len(languages) > 1 else ("mixed",))
         if len(held)
@@ -305,10 +310,9 @@ def train_slm(
             if log is not None:
                 log.write(entry)
             began, since, attended, consumed, counted = now, done, 0, np.stack([units, tokens]), targets_now
-        if validation and (done % training.validate_every == 0 or done == steps):
+        if checks and (done % training.validate_every == 0 or done == steps):
             held_losses = {
-                mode: validate(model, batches, accelerator, languages, half=bf16)
-                for mode, batches in validation.items()
+                mode: validate(model, batches, accelerator, languages, half=bf16) for mode, batches in checks.items()
             }
             say("  validation " + "; ".join(f"{mode} {_by_language(loss)}" for mode, loss in held_losses.items()))
             if log is not None:
@@ -340,7 +344,7 @@ def train_slm(
                 for stage, begin, end in zip(training.stages, stream.starts, stream.ends, strict=True)
             ],
             "stories": len(stories),
-            "held_out": sorted(set(held.ids.tolist())),
+            "held_out": sorted(set(held.ids.tolist())) if validation is None else [],
             "settings": settings,
         }
         write_json(folder / "summary.json", summary)

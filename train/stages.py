@@ -31,12 +31,12 @@ from train.stories.grammar import Story, distinct_sentences, generate_stories, r
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
-    """Generate the training and validation stories."""
+    """Generate the training and validation stories; of a file the first ones train, those that follow validate."""
+    settings = recipe.stories
+    own = None if settings.file is None else read_stories(Path(settings.file))
     for split in ("train", "validation"):
-        count, retellings = getattr(recipe.stories, split), recipe.stories.retellings if split == "train" else 1
-        stories = generate_stories(recipe.seed, count, split, retellings=retellings)
-        if split == "train" and recipe.stories.file is not None:
-            stories = islice(read_stories(Path(recipe.stories.file)), count)
+        count, cycle = getattr(settings, split), settings.cycle if split == "train" else 1
+        stories = generate_stories(recipe.seed, count, split, cycle=cycle) if own is None else islice(own, count)
         write_stories(out / "stories" / f"{split}.jsonl", (in_languages(story, recipe.languages) for story in stories))
 
 
@@ -76,17 +76,20 @@ def make_units(recipe: Recipe, out: Path, workers: int) -> None:
     sentences = _distinct(out, "train", recipe.languages, per_language)
     encoder = train_units(recipe.units.encoder, training, sentences, voices, out / "units", workers)
     encoder.save(out / "units")
-    speech = speak_panel(_distinct(out, "validation", recipe.languages, 30), voices, changes={})
+    unheard = _distinct(out, "validation", recipe.languages, 30) or sentences[-30:]
+    speech = speak_panel(unheard, voices, changes={})
     rates = {f"{group}_{la}": row["edit_rate"]["mean"] for (la, group), row in measure(encoder, speech).items()}
     write_json(out / "units" / "metrics.json", {"unit_edit_rate": rates})
 
 
 def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
-    """Speak and encode all stories."""
-    stories = out / "stories" / "train.jsonl"
-    prepare_corpus(
-        stories, list(recipe.languages), out / "units", out / "corpus", recipe.corpus, Voices.load(), workers
-    )
+    """Speak and encode all stories, those to validate on each in another voice."""
+    languages, units, voices = list(recipe.languages), out / "units", Voices.load()
+    prepare_corpus(out / "stories" / "train.jsonl", languages, units, out / "corpus", recipe.corpus, voices, workers)
+    other = out / "stories" / "validation.jsonl"
+    if other.stat().st_size:
+        each = replace(recipe.corpus, stories_per_voice=1)
+        prepare_corpus(other, languages, units, out / "validation", each, voices, workers)
 
 
 def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
@@ -103,13 +106,14 @@ def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
 
 def make_slm(recipe: Recipe, out: Path, workers: int) -> None:
     """Train the language model, on a CPU in as many processes as there are workers."""
-    train_language_model(recipe.model, recipe.slm, out / "vocabulary", out / "corpus", out / "slm", workers)
+    train_language_model(recipe.model, recipe.slm, out, out / "slm", workers)
 
 
-def train_language_model(
-    model: ModelConfig, training: SLMTraining, vocabulary: Path, corpus: Path, folder: Path, workers: int
-) -> None:
-    """`train_slm`; where neither a GPU nor a launcher is at hand, over at most `workers` processes of this machine."""
+def train_language_model(model: ModelConfig, training: SLMTraining, data: Path, folder: Path, workers: int) -> None:
+    """`train_slm` on data/corpus/; where neither a GPU nor a launcher is at hand, over at most `workers` processes.
+
+    data: holds vocabulary/, corpus/ and, where there are stories to validate on, validation/.
+    """
     import torch
 
     fitting = [
@@ -118,15 +122,17 @@ def train_language_model(
         if training.batch_rows % count == 0 and (training.batch_rows // count) % training.rows_a_pass(count) == 0
     ]
     if torch.cuda.is_available() or under_launcher() or max(fitting, default=1) == 1:
-        _train_here(model, training, vocabulary, corpus, folder)
+        _train_here(model, training, data, folder)
     else:
-        on_processes(max(fitting), _train_here, model, training, vocabulary, corpus, folder)
+        on_processes(max(fitting), _train_here, model, training, data, folder)
 
 
-def _train_here(model: ModelConfig, training: SLMTraining, vocabulary: Path, corpus: Path, folder: Path) -> None:
+def _train_here(model: ModelConfig, training: SLMTraining, data: Path, folder: Path) -> None:
     from train.slm import train_slm
 
-    train_slm(model, training, UnitVocabulary.load(vocabulary), corpus, folder)
+    validation = data / "validation" if (data / "validation").exists() else None
+    vocabulary = UnitVocabulary.load(data / "vocabulary")
+    train_slm(model, training, vocabulary, data / "corpus", folder, validation=validation)
 
 
 def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
@@ -183,6 +189,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
             "commit": _commit(),
             "data": corpus["sources"],
             "stories": corpus["stories"],
+            "voices": list(recipe.corpus.speakers or Voices.load().training),
             "made": datetime.now(UTC).date().isoformat(),
             "training_seconds": _stage_seconds(out),
         },

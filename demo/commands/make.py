@@ -42,7 +42,7 @@ def prepare_command(
         typer.Option(help="Parallel stories (.jsonl). [default: generated ones]", show_default=False),
     ] = None,
     count: Annotated[int, typer.Option(help="How many stories to generate.", min=1)] = 1000,
-    retellings: Annotated[int, typer.Option(help="How many of these tell the same facts.", min=1)] = 1,
+    cycle: Annotated[int, typer.Option(help="How many of these combine the same few facts.", min=1)] = 1,
     seed: Annotated[int, typer.Option(help="The same seed gives the same stories and voices.")] = 0,
     units: Annotated[
         str | None,
@@ -69,9 +69,9 @@ def prepare_command(
     folder = Path(units) if units else SHIPPED
     folder = folder / "units" if (folder / "units").is_dir() else folder
     preparation = CorpusPreparation(
-        seed=seed, stories_per_voice=retellings, augmentation=Augmentation() if augment else None
+        seed=seed, stories_per_voice=cycle, augmentation=Augmentation() if augment else None
     )
-    source = stories if stories else generate_stories(seed, count, "train", retellings=retellings)
+    source = stories if stories else generate_stories(seed, count, "train", cycle=cycle)
     made = prepare_corpus(
         source, languages or list(speakers.languages), folder, out, preparation, speakers, workers, device
     )

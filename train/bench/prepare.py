@@ -134,7 +134,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def run_bench(stories: int = 24, retellings: int = 8, encoder_folder: Path | None = None) -> dict[str, Any]:
+def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = None) -> dict[str, Any]:
     """The benchmark as the command line runs it: generated stories, all training voices, the shipped bundle's units."""
     from slm.bundle import SHIPPED
     from train.bring import Row
@@ -142,9 +142,9 @@ def run_bench(stories: int = 24, retellings: int = 8, encoder_folder: Path | Non
     from train.speech import Voices
     from train.stories.grammar import generate_stories
 
-    told = list(generate_stories(0, stories, retellings=retellings))
+    told = list(generate_stories(0, stories, cycle=cycle))
     rows = [Row(number, story.id, story.sentences) for number, story in enumerate(told, 1)]
-    preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=retellings)
+    preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=cycle)
     folder = encoder_folder or SHIPPED / "units"
     work = Work(list(told[0].sentences), folder, preparation, Voices.load())
     return bench_prepare(Shard(Path(), 0, rows), work)

@@ -229,7 +229,7 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
         intermediate_size=shape["intermediate_size"],
         max_position=shape["max_position_embeddings"],
     )
-    told = list(generate_stories(0, stories, retellings=4))
+    told = list(generate_stories(0, stories, cycle=4))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "corpus"
         preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=4)

@@ -7,9 +7,10 @@ rules, each a mean over tokens: the ending given the prompt (the headline), prom
 given the prompt minus the ending alone. Ties count one half; 95 % intervals are bootstrapped over pairs of mirrored items.
 The control scores endings alone, without any context: on mirrored items it stands at chance, 50 %, whatever the model.
 
-Voices. By default every item is spoken twice: by a voice that no training heard (*unseen*, the headline) and by a training
-voice (*seen*), drawn for each pair of mirrored items. Endings are in the prompt's voice (*same*); in the first group
-also in another of its voices (*different*). Items that are recordings are a group of their own (*recorded*).
+Voices. By default every item is spoken twice: by a voice that no training heard (*unseen*, the headline) and by a voice
+that the language model heard (*seen*; the bundle's provenance names them), drawn for each pair of mirrored items. Endings
+are in the prompt's voice (*same*); in the first group also in another of its voices (*different*). Items that are
+recordings are a group of their own (*recorded*).
 
 Cost, one core: about 7 ms a distinct sentence and voice, once; scoring 1,871 items of each kind with the shipped model
 about two minutes for a group, both pairings and all four cells.
@@ -43,7 +44,7 @@ from train.evaluate.protocol import (
     UNSEEN,
     value_of,
 )
-from train.evaluate.speech import Request, SpokenUnits
+from train.evaluate.speech import Request, SpokenUnits, heard_voices
 from train.evaluate.statistics import accuracy, outcomes
 from train.progress import Progress
 from train.speech import Voices
@@ -124,7 +125,7 @@ def evaluate_cloze(
     """
     held = to_items(items)
     panel = panel or Voices.load()
-    speakers = _speakers(bundle.languages, panel, voices, groups)
+    speakers = _speakers(bundle, panel, voices, groups)
     asked = _ask(held, bundle.languages, speakers)
     spoken = SpokenUnits(
         bundle.units,
@@ -162,10 +163,9 @@ def read_scores(path: Path) -> list[Choice]:
         raise TresseError(f"cannot read the scores in {path}: run tresse eval cloze again") from error
 
 
-def _speakers(
-    languages: Sequence[str], panel: Voices, chosen: Mapping[str, str] | None, groups: Sequence[str]
-) -> dict[str, Any]:
+def _speakers(bundle: Any, panel: Voices, chosen: Mapping[str, str] | None, groups: Sequence[str]) -> dict[str, Any]:
     """{group: names}, or {"chosen": {language: name}}. Raises TresseError for what is not there."""
+    languages = bundle.languages
     if chosen:
         for language in chosen:
             if language not in languages:
@@ -176,7 +176,7 @@ def _speakers(
         for name in names.values():
             panel.speaker(name)
         return {CHOSEN: names}
-    known = {SEEN: list(panel.training), UNSEEN: list(panel.held_out)}
+    known = {SEEN: heard_voices(bundle, panel), UNSEEN: list(panel.held_out)}
     for group in groups:
         if group not in known:
             raise TresseError(f"unknown voice group {group!r}: choose {SEEN} or {UNSEEN}")

@@ -27,7 +27,7 @@ from train.evaluate.cloze import conditions
 from train.evaluate.cloze_report import problems_section, shown
 from train.evaluate.lexical import SHIPPED_SET
 from train.evaluate.protocol import RECORDED, SEEN, UNSEEN
-from train.evaluate.speech import SpokenUnits, is_recording
+from train.evaluate.speech import SpokenUnits, heard_voices, is_recording
 from train.evaluate.statistics import accuracy, outcomes
 from train.progress import Progress
 from train.speech import Voices
@@ -103,7 +103,7 @@ def evaluate_pairs(
         if is_recording(pair.right) and is_recording(pair.wrong):
             asked.append((pair, RECORDED, "", known))
             continue
-        for group, names in ((UNSEEN, panel.held_out), (SEEN, panel.training)):
+        for group, names in ((UNSEEN, panel.held_out), (SEEN, heard_voices(bundle, panel))):
             if names:
                 asked.append((pair, group, rng_for("pairs", pair.id).choice(list(names)), known))
     failed = spoken.add(

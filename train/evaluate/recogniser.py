@@ -30,7 +30,7 @@ def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count:
     made = info.get("provenance", {})
     try:
         recipe = Recipe.load(str(made.get("recipe")))
-        settings = recipe.seed, recipe.stories.train, "train", None, recipe.stories.retellings
+        settings = recipe.seed, recipe.stories.train, "train", None, recipe.stories.cycle
     except TresseError:
         settings = 0, 2000, "train", None, 1
     test = generate_stories(0, 30 * count, "test")

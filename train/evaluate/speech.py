@@ -42,6 +42,12 @@ def default_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "tresse" / "speech"
 
 
+def heard_voices(bundle: Any, panel: Voices) -> list[str]:
+    """The panel's training voices that a bundle's language model was trained on: all, where its provenance names none."""
+    named = getattr(bundle, "info", {}).get("provenance", {}).get("voices")
+    return [name for name in panel.training if named is None or name in named]
+
+
 class SpokenUnits:
     """Requests -> Units.
 

@@ -40,6 +40,10 @@ _BUCKETS = {"test": range(10), "validation": range(10, 15), "train": range(15, 1
 SPLITS = (*_BUCKETS, UNSEEN)
 Facts = Mapping[str, Entry]
 _OPENERS = '"«'
+CYCLE_VALUES = 3
+"""Values that a role may have within a cycle of stories."""
+CYCLE_WORDINGS = 3
+"""Wordings that a sentence may have within a cycle of stories, at most."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,15 @@ class Draft:
     wording: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Cycle:
+    """A small world that many stories are told of: a situation, and few values for each role and wordings for each slot."""
+
+    situation: Situation
+    values: Mapping[str, Sequence[Entry]]
+    wordings: Sequence[Sequence[float]]
+
+
 class Grammar:
     """The lexicon and the situations of a folder. Raises TresseError naming the file and key that need mending."""
 
@@ -83,10 +96,17 @@ class Grammar:
         """Draw a situation, its facts, what is told and its wordings."""
         return self.retell(rng, self.draw_facts(rng, split))
 
-    def draw_facts(self, rng: random.Random, split: str, situation: Situation | None = None) -> Draft:
+    def draw_facts(
+        self,
+        rng: random.Random,
+        split: str,
+        situation: Situation | None = None,
+        values: Mapping[str, Sequence[Entry]] | None = None,
+    ) -> Draft:
         """Draw facts, uniformly among the combinations of the split, of `situation` or of one drawn here.
 
-        The draft tells the core alone, in its first wordings. Raises TresseError for a split without situations.
+        values: what each role may be, if not anything; some combination of them must be of the split. The draft tells
+        the core alone, in its first wordings. Raises TresseError for a split without situations.
         """
         if situation is None:
             situation = rng.choice(self.situations_of(split))
@@ -94,9 +114,23 @@ class Grammar:
             facts: dict[str, Entry] = {}
             for name, role in situation.roles.items():
                 taken = {facts[other].id for other in role.other_than}
-                facts[name] = rng.choice([entry for entry in role.values if entry.id not in taken])
-            if split_of(situation, facts) == split:
-                return Draft(situation, facts, situation.core, (0.0,) * len(situation.slots))
+                among = role.values if values is None else values[name]
+                if not (left := [entry for entry in among if entry.id not in taken]):
+                    break
+                facts[name] = rng.choice(left)
+            else:
+                if split_of(situation, facts) == split:
+                    return Draft(situation, facts, situation.core, (0.0,) * len(situation.slots))
+
+    def draw_cycle(self, rng: random.Random, split: str) -> Cycle:
+        """Draw a situation, CYCLE_VALUES values for each role (one combination, at least, of the split) and wordings."""
+        first = self.draw_facts(rng, split)
+        values = {}
+        for name, role in first.situation.roles.items():
+            others = [entry for entry in role.values if entry.id != first.facts[name].id]
+            values[name] = [first.facts[name], *rng.sample(others, min(CYCLE_VALUES - 1, len(others)))]
+        wordings = [[rng.random() for _ in range(CYCLE_WORDINGS)] for _ in first.situation.slots]
+        return Cycle(first.situation, values, wordings)
 
     def situations_of(self, split: str) -> list[Situation]:
         """The situations of a split: those held out, or all others. Raises TresseError where there are none."""
@@ -105,11 +139,14 @@ class Grammar:
             raise TresseError(f"no situation for the split {split!r}: add one")
         return chosen
 
-    def retell(self, rng: random.Random, draft: Draft, extras: bool = True) -> Draft:
-        """The same facts with other wordings; every optional sentence is told or not by the toss of a coin."""
+    def retell(
+        self, rng: random.Random, draft: Draft, extras: bool = True, wordings: Sequence[Sequence[float]] | None = None
+    ) -> Draft:
+        """The same facts with other wordings (of these, for each slot); a coin decides on optional sentences."""
         slots = draft.situation.slots
         told = tuple(i for i, slot in enumerate(slots) if not slot.optional or (extras and rng.random() < 0.5))
-        return replace(draft, told=told, wording=tuple(rng.random() for _ in slots))
+        wording = (rng.random() for _ in slots) if wordings is None else map(rng.choice, wordings)
+        return replace(draft, told=told, wording=tuple(wording))
 
     def template(self, draft: Draft, language: str, i: int) -> Template:
         """The wording chosen for slot `i`."""
@@ -209,20 +246,30 @@ def rng_for(*key: object) -> random.Random:
 
 
 def generate_stories(
-    seed: int, count: int, split: str = "train", grammar: Grammar | None = None, retellings: int = 1
+    seed: int, count: int, split: str = "train", grammar: Grammar | None = None, cycle: int = 1
 ) -> Iterator[Story]:
-    """Yield `count` stories; story k depends on (seed, split, k, retellings) alone.
+    """Yield `count` stories; story k depends on (seed, split, k, cycle) alone.
 
-    Every `retellings` stories in a row have the same facts and different wordings, so that a corpus in which they share
-    a voice has fewer distinct sentences to speak. Raises TresseError for an unknown split.
+    Every `cycle` stories in a row are told of one small world (`Cycle`): their facts are other combinations of the same
+    few values. Where they share a voice, most of their sentences are the same, and need to be spoken and encoded once; who
+    hears them can learn neither the combinations nor the order of sentences by heart. Raises TresseError for an unknown
+    split.
     """
     check_split(split)
-    if retellings < 1:
-        raise TresseError(f"retellings must be 1 at least, not {retellings}")
+    if cycle < 1:
+        raise TresseError(f"cycle must be 1 at least, not {cycle}")
     grammar = grammar or default_grammar()
+    world = None
     for k in range(count):
-        draft = grammar.draw_facts(rng_for("story", split, seed, k // retellings), split)
-        yield grammar.story(grammar.retell(rng_for("wording", split, seed, k), draft), f"{split}-{seed}-{k}")
+        if cycle > 1 and k % cycle == 0:
+            world = grammar.draw_cycle(rng_for("cycle", split, seed, k // cycle), split)
+        rngs = rng_for("story", split, seed, k), rng_for("wording", split, seed, k)
+        if world is None:
+            draft = grammar.retell(rngs[1], grammar.draw_facts(rngs[0], split))
+        else:
+            draft = grammar.draw_facts(rngs[0], split, world.situation, world.values)
+            draft = grammar.retell(rngs[1], draft, wordings=world.wordings)
+        yield grammar.story(draft, f"{split}-{seed}-{k}")
 
 
 def distinct_sentences(
@@ -233,7 +280,7 @@ def distinct_sentences(
     seen = {(language, text) for story in without for language in languages for text in story.sentences[language]}
     picked: list[tuple[str, str]] = []
     for language in languages:
-        turns = max(len(story.sentences[language]) for story in stories)
+        turns = max((len(story.sentences[language]) for story in stories), default=0)
         texts = dict.fromkeys(
             spoken[(index + turn) % len(spoken)]
             for turn in range(turns)
