@@ -22,8 +22,10 @@ from demo import recordings
 from demo.conversation import BOTH, Conversation, Reply, Settings, Speaking, Turn
 from demo.ears import Ears, Hearing
 from demo.line import Left, Line
-from demo.turn_taking import RATE, TurnTaking
+from demo.turn_taking import TurnTaking
+from slm.audio import ResampleStream
 from slm.errors import TresseError
+from slm.voice_activity import RATE
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle, Chunk
@@ -343,8 +345,6 @@ class Microphone:
     """What one opened microphone hears: one prompt (push to talk), or turn after turn (hands-free)."""
 
     def __init__(self, tab: Tab, rate: int, hands_free: bool) -> None:
-        from slm.listening import ResampleStream
-
         self.tab, self.rate = tab, rate
         self._turns = TurnTaking() if hands_free else None
         self._resample = ResampleStream(rate, RATE)

@@ -8,11 +8,8 @@ from collections import deque
 
 import numpy as np
 
-RATE = 16000
-WINDOW = 512
-"""Samples in one decision."""
-CONTEXT = 64
-"""Samples before a window that the detector sees as well."""
+from slm.voice_activity import RATE, WINDOW, SpeechProbability
+
 SPEECH, SILENCE = 0.5, 0.35
 """Probability above which a window is speech, and below which it is none."""
 BEGIN = 3
@@ -21,31 +18,6 @@ PAUSE = 0.7
 """s of silence that end a turn."""
 BEFORE = 0.4
 """s kept from before the beginning was noticed."""
-
-
-class SpeechProbability:
-    """Chunks of 16 kHz samples -> the probability of speech in every window that is complete."""
-
-    def __init__(self) -> None:
-        self._state = [np.zeros((1, 1, 128), np.float32) for _ in range(2)]
-        self._before = np.zeros(CONTEXT, np.float32)
-        self._held = np.zeros(0, np.float32)
-
-    def push(self, samples: np.ndarray) -> np.ndarray:
-        """float32 [n] -> float32 [k]."""
-        from faster_whisper.vad import get_vad_model
-
-        self._held = np.concatenate([self._held, samples])
-        count = len(self._held) // WINDOW
-        if not count:
-            return np.zeros(0, np.float32)
-        windows = self._held[: count * WINDOW].reshape(count, WINDOW)
-        self._held = self._held[count * WINDOW :]
-        before = np.concatenate([self._before[None], windows[:-1, -CONTEXT:]])
-        self._before = windows[-1, -CONTEXT:]
-        inputs = {"input": np.concatenate([before, windows], 1), "h": self._state[0], "c": self._state[1]}
-        out, *self._state = get_vad_model().session.run(None, inputs)
-        return np.asarray(out).reshape(-1)
 
 
 class TurnTaking:

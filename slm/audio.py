@@ -18,6 +18,8 @@ from slm.errors import TresseError
 
 MIN_SECONDS = 0.3
 """Shorter than any word: nothing could be heard in it."""
+MARGIN = 0.02
+"""s on either side of a piece that resampling looks at."""
 
 
 def read_audio(path: str | os.PathLike[str], max_seconds: float | None = None) -> tuple[np.ndarray, int]:
@@ -124,6 +126,41 @@ def _resampler(rate: int, new_rate: int):  # type: ignore[no-untyped-def]
     if max(rate, new_rate) // divisor > 1000:  # an odd rate: a kernel per output phase would be huge
         rate, new_rate = round(rate / 50), round(new_rate / 50)
     return torchaudio.transforms.Resample(rate, new_rate)
+
+
+class ResampleStream:
+    """`resample` for chunks of any size: the same samples, held back by `MARGIN` s."""
+
+    def __init__(self, rate: int, new_rate: int) -> None:
+        divisor = math.gcd(rate, new_rate)
+        self._rate, self._new_rate = rate, new_rate
+        self._step, self._new_step = rate // divisor, new_rate // divisor
+        self._margin = math.ceil(MARGIN * rate / self._step)
+        """In steps: the shortest pieces whose lengths are whole numbers of samples at both rates."""
+        self._held = np.zeros(0, np.float32)
+        self._left = 0
+        """Steps at the beginning of what is held that were given out before."""
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """float32 [n] -> float32 [k] that no later sample can change."""
+        if self._rate == self._new_rate:
+            return samples
+        self._held = np.concatenate([self._held, samples])
+        certain = len(self._held) // self._step - self._margin
+        if certain <= self._left:
+            return np.zeros(0, np.float32)
+        out = resample(self._held, self._rate, self._new_rate)[self._left * self._new_step : certain * self._new_step]
+        dropped = max(0, certain - self._margin)
+        self._held, self._left = self._held[dropped * self._step :], certain - dropped
+        return out
+
+    def flush(self) -> np.ndarray:
+        """The rest: nothing follows."""
+        if self._rate == self._new_rate:
+            return np.zeros(0, np.float32)
+        out = resample(self._held, self._rate, self._new_rate)[self._left * self._new_step :]
+        self._held, self._left = self._held[:0], 0
+        return out
 
 
 def write_wav(path: str | os.PathLike[str], waveform: np.ndarray, sample_rate: int) -> None:

@@ -7,7 +7,7 @@ sound is the bundle's business, which alone knows the vocoder.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -62,16 +62,16 @@ def hear(waveform: np.ndarray, sample_rate: int, encoder: UnitEncoder, max_secon
     """
     waveform = check_waveform(waveform, sample_rate, max_seconds)
     frames = encoder.encode(resample(waveform, sample_rate, encoder.sample_rate), encoder.sample_rate).frames()
-    return cut(waveform, sample_rate, frames, encoder), len(waveform) / sample_rate
+    return cut(speech_segments(waveform, sample_rate), frames, encoder), len(waveform) / sample_rate
 
 
-def cut(waveform: np.ndarray, sample_rate: int, frames: np.ndarray, encoder: UnitEncoder) -> list[Units]:
-    """The sentences of a recording, float32 [samples], whose units are `frames` int64 [T]: cut at pauses.
+def cut(speech: Iterable[tuple[float, float]], frames: np.ndarray, encoder: UnitEncoder) -> list[Units]:
+    """The sentences of a recording whose units are `frames` int64 [T]: its stretches of speech, (start, end) in s.
 
     Raises TresseError where there is no speech.
     """
     sentences = []
-    for start, end in speech_segments(waveform, sample_rate):
+    for start, end in speech:
         part = frames[int(start * encoder.frame_rate) : max(1, round(end * encoder.frame_rate))]
         if len(part):
             sentences.append(Units.from_frames(part, encoder.frame_rate, collapses(encoder)))

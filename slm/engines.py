@@ -24,10 +24,12 @@ from slm.units.vocabulary import UnitVocabulary
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. temperature 0 is greedy; top_p: the nucleus that is kept; min_tokens before an end."""
+    """How tokens are drawn. temperature 0 is greedy; top_p: the nucleus that is kept, of the `top_k` likeliest tokens
+    (sorting all of them costs time); min_tokens before an end."""
 
     temperature: float = 0.8
     top_p: float = 0.95
+    top_k: int = 256
     max_tokens: int = 256
     min_tokens: int = 4
     seed: int = 0
@@ -59,6 +61,7 @@ class CTranslate2Engine:
         self._files = {path.name: path.read_bytes() for path in converted.iterdir()}
         self._library = ctranslate2
         self._scorer = self._generator()
+        self._spares = [self._generator()]
 
     def _generator(self) -> Any:
         return self._library.Generator(
@@ -66,19 +69,19 @@ class CTranslate2Engine:
         )
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
-        """See `Engine`. Each generation has a generator of its own (a few ms), because CTranslate2 seeds a thread's
-        random numbers when the thread first draws one."""
+        """See `Engine`. Each generation has a generator of its own, because CTranslate2 seeds a thread's random numbers
+        when the thread first draws one. Making it takes a few ms: one is kept ready."""
         # The lock is held from seeding to the first drawn token: the seed is global to the process.
         self._seeding.acquire()
         drawn = False
         try:
             self._library.set_random_seed(sampling.seed % 2**31 + 1)
             greedy = sampling.temperature == 0
-            steps = self._generator().generate_tokens(
+            steps = (self._spares.pop() if self._spares else self._generator()).generate_tokens(
                 self.vocabulary.tokens_as_text(tokens),
                 max_length=sampling.max_tokens,
                 min_length=sampling.min_tokens,
-                sampling_topk=1 if greedy else 0,
+                sampling_topk=1 if greedy else min(sampling.top_k, len(self.vocabulary)),
                 sampling_topp=1.0 if greedy else sampling.top_p,
                 sampling_temperature=1.0 if greedy else sampling.temperature,
                 suppress_sequences=[[text] for text in self.vocabulary.tokens_as_text(sampling.banned)] or None,
@@ -94,6 +97,8 @@ class CTranslate2Engine:
         finally:
             if not drawn:
                 self._seeding.release()
+            if not self._spares:
+                self._spares.append(self._generator())
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine`."""
@@ -144,12 +149,14 @@ class TorchEngine:
 
 
 def draw(logits: Any, sampling: Sampling, generator: Any) -> int:
-    """Draw a token from logits [V] at the temperature, from the smallest set of tokens that holds `top_p`."""
+    """Draw a token from logits [V] at the temperature, from the smallest set of tokens that holds `top_p` of the first
+    `top_k`."""
     import torch
 
     if sampling.temperature == 0:
         return int(logits.argmax())
-    ordered, order = (logits / sampling.temperature).softmax(-1).sort(descending=True)
+    likeliest, order = (logits / sampling.temperature).topk(min(sampling.top_k, len(logits)))
+    ordered = likeliest.softmax(-1)
     kept = ordered.cumsum(-1) - ordered < sampling.top_p
     return int(order[torch.multinomial(ordered * kept, 1, generator=generator)])
 

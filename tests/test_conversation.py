@@ -24,7 +24,7 @@ from demo.app import start
 from demo.conversation import Conversation, Reply, Settings, Speaking, Turn
 from demo.ears import Ears
 from demo.line import Left, Line
-from demo.turn_taking import SpeechProbability, TurnTaking
+from demo.turn_taking import TurnTaking
 from slm.bundle import Bundle, Chunk
 from slm.errors import TresseError
 from slm.units import Units
@@ -249,33 +249,9 @@ def test_the_line_serves_in_order_of_arrival() -> None:
     assert order == [0, 1, 2, 3, 4]
 
 
-@settings(deadline=None, max_examples=20)
-@given(cuts=st.lists(st.integers(1, 5000), min_size=1, max_size=30))
-def test_speech_is_noticed_alike_in_chunks_of_any_size(cuts: list[int]) -> None:
-    from faster_whisper.vad import get_vad_model
-
-    waveform = spoken_once()
-    whole = get_vad_model()(waveform.copy()).reshape(-1)
-    stream = SpeechProbability()
-    parts = np.split(waveform, np.cumsum(cuts)[np.cumsum(cuts) < len(waveform)])
-    got = np.concatenate([stream.push(part) for part in parts])
-    assert len(got) == len(whole)
-    assert np.abs(got[:-1] - whole[:-1]).max() < 1e-3
-
-
-_SPOKEN: list[np.ndarray] = []
-
-
-def spoken_once() -> np.ndarray:
-    if not _SPOKEN:
-        waveform = spoken_beginning("en")[: 16000 * 3]
-        _SPOKEN.append(waveform[: len(waveform) // 512 * 512])
-    return _SPOKEN[0]
-
-
 def test_a_turn_ends_with_a_pause_and_holds_all_that_was_said() -> None:
     turns, silence = TurnTaking(), np.zeros(16000, np.float32)
-    speech = spoken_once()
+    speech = spoken_beginning("en")[: 16000 * 3]
     kept, events = [], []
     whole = np.concatenate([silence, speech, silence, silence])
     for start_ in range(0, len(whole), 700):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm.audio import resample
+from slm.audio import ResampleStream, resample
 from slm.bundle import Bundle, told
 from slm.continuation import Prompt, Sentence, prompt_tokens
 from slm.errors import TresseError
-from slm.listening import ResampleStream
 from slm.units import Units
+from slm.voice_activity import LEAST, PAD, PAUSE, RATE, SILENCE, SPEECH, SpeechStream, speech_segments
 from tests.conftest import spoken_beginning
 
 
@@ -33,6 +35,47 @@ def test_resampled_chunks_are_the_resampled_whole(rate: int, cuts: list[int], le
     whole = resample(waveform, rate, 16000)
     assert got.shape == whole.shape
     assert np.abs(got - whole).max() < 1e-5
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    rate=st.sampled_from([16000, 48000, 22050]),
+    cuts=st.lists(st.integers(1, 9000), max_size=30),
+    start=st.integers(0, 20000),
+    length=st.integers(1, 60000),
+)
+def test_speech_is_found_alike_in_chunks_of_any_size(rate: int, cuts: list[int], start: int, length: int) -> None:
+    waveform = resample(np.tile(story_beginning(), 2)[start : start + length], 16000, rate)
+    stream = SpeechStream(rate)
+    for part in pieces(waveform, cuts):
+        stream.push(part)
+    assert stream.finish() == speech_segments(waveform, rate)
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 10_000), pauses=st.lists(st.integers(0, 16000), max_size=6))
+def test_stretches_of_speech_are_those_of_faster_whisper(seed: int, pauses: list[int]) -> None:
+    from faster_whisper.vad import VadOptions, get_speech_timestamps
+
+    parts = np.array_split(story_beginning(), len(pauses) + 1)
+    noise = np.random.default_rng(seed).normal(0, 0.001, 16000).astype(np.float32)
+    waveform = np.concatenate(
+        [*(sound for n, part in zip(pauses, parts, strict=False) for sound in (part, noise[:n])), parts[-1]]
+    )
+    options = VadOptions(
+        threshold=SPEECH,
+        neg_threshold=SILENCE,
+        min_speech_duration_ms=round(1000 * LEAST),
+        min_silence_duration_ms=round(1000 * PAUSE),
+        speech_pad_ms=round(1000 * PAD),
+    )
+    expected = [(part["start"] / RATE, part["end"] / RATE) for part in get_speech_timestamps(waveform.copy(), options)]
+    assert speech_segments(waveform, RATE) == expected
+
+
+@functools.cache
+def story_beginning() -> np.ndarray:
+    return spoken_beginning("en")
 
 
 @pytest.mark.parametrize("rate", [16000, 48000])

@@ -216,7 +216,7 @@ def _generate(bundle: Bundle, ids: list[int], tokens: int) -> list[int]:
             do_sample=True,
             temperature=0.8,
             top_p=0.95,
-            top_k=0,
+            top_k=Sampling().top_k,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             pad_token_id=bundle.vocabulary.eos_id,
