@@ -1,7 +1,7 @@
 """The page served: Gradio carries it (and its programs' interface, see demo/programs.py), `web/` is what the browser runs,
 `routes.py` what it talks to. Any number of people can use one server without hearing each other.
 
-Costs: as many replies at a time as there are CPU cores (others wait in line); memory is the bundle's and the open stories'.
+Costs: two replies at a time for each CPU core (others wait in line); memory is the bundle's and the open stories'.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ def open_service(bundle: Bundle, recordings: Path | None = None, asr: str | Path
     Raises TresseError where the folder cannot be written, or the recogniser cannot be loaded.
     """
     folder = recording.open_folder(Path(recordings)) if recordings is not None else None
-    return Service(bundle, max(2, os.cpu_count() or 2), folder, Ears.open(bundle, asr))
+    return Service(bundle, 2 * (os.cpu_count() or 1), folder, Ears.open(bundle, asr))
+
+
+def share_cores() -> None:
+    """A core a reply: replies are made side by side, and their small products are no faster on several."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def build_page(service: Service) -> gr.Blocks:
@@ -122,6 +129,7 @@ def serve(
     asr: str | Path | None = None,
 ) -> None:
     """Serve the page until Ctrl+C; the model is warmed up meanwhile. Raises TresseError as `start` does."""
+    share_cores()
     page, url = start(bundle, host, port, recordings, asr)
     print(f"Tresse listens on {url}")
     if recordings is not None:

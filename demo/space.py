@@ -74,9 +74,10 @@ def on_gpu(bundle: Bundle) -> Bundle:
 
 def main() -> None:
     """Serve the shipped bundle as a Space does: on every address, at the port that Gradio is told."""
-    from demo.app import build_page, launch_options, open_service
+    from demo.app import build_page, launch_options, open_service, share_cores
     from slm.bundle import Bundle
 
+    share_cores()
     bundle = on_gpu(Bundle.load())
     bundle.warm_up()
     service = open_service(bundle)

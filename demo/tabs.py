@@ -7,6 +7,7 @@ that is closed ends its work at once and is forgotten KEPT s later, so that a lo
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import struct
@@ -231,18 +232,26 @@ class Tab:
             number = conversation.add(turn)
             self.tell("heard", turn=number, **self._prompt(turn))
             report = self._reporter(turn, number, "prompt")
-            if transcript is None:
-                service.ears.write_down(turn.waveform, turn.rate, report)
-            else:
+            if transcript is not None:
                 transcript.redirect(report)
+
+            @functools.cache  # once
+            def write_down() -> None:
+                """The prompt's last words: the recogniser shares the processor with the reply, whose sound goes first."""
+                if transcript is None:
+                    service.ears.write_down(turn.waveform, turn.rate, report)
+                else:
+                    transcript.finish()
 
             def position(place: int) -> None:
                 self.tell("queue", turn=number, position=place)
+                write_down()
 
             with service.line.wait(stop, position):
                 for part, languages in enumerate(settings.plans(service.bundle.languages, turn.prompt.language)):
                     if not stop.is_set():
-                        self._speak(turn, number, part, languages, stop, started)
+                        self._speak(turn, number, part, languages, stop, started, write_down)
+            write_down()
             if not turn.replies and not stop.is_set():
                 self.tell("problem", turn=number, text="the model had nothing to add: try again, or begin differently")
             self.tell_context()
@@ -258,8 +267,16 @@ class Tab:
             self.tell("idle")
 
     def _speak(
-        self, turn: Turn, number: int, part: int, languages: tuple[str, ...], stop: threading.Event, started: float
+        self,
+        turn: Turn,
+        number: int,
+        part: int,
+        languages: tuple[str, ...],
+        stop: threading.Event,
+        started: float,
+        sounded: Callable[[], None],
     ) -> None:
+        """One reply; sounded: called once its first sound is on its way."""
         bundle = self.service.bundle
         place = self._place(number, part)
         speaking = Speaking(bundle, turn.prompt, languages, turn.settings, stop, started)
@@ -270,11 +287,12 @@ class Tab:
         sent = -MESSAGE_INTERVAL
         for chunk in speaking:
             waiting.append(chunk)
-            if hearing:
-                hearing.push(chunk.audio)
             if time.monotonic() - sent >= MESSAGE_INTERVAL:
                 self.tell("audio", pcm16(waiting), **place, **units_message(waiting))
                 waiting, sent = [], time.monotonic()
+                sounded()
+            if hearing:
+                hearing.push(chunk.audio)
         if waiting and not stop.is_set():
             self.tell("audio", pcm16(waiting), **place, **units_message(waiting))
         if speaking.reply is not None:
@@ -397,8 +415,6 @@ class Microphone:
         prompt, self._prompt = self._prompt, None
         if prompt is None:
             return
-        if self._transcript:
-            self._transcript.finish()
         bundle = self.tab.service.bundle
 
         def hear(before: tuple[Sentence, ...]) -> Heard:

@@ -6,6 +6,7 @@ This is the only module of slm that knows the vocoder: here units become sound.
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from slm.continuation import Prompt, Sentence, continue_prompt, detect_language, fitting, hear
+from slm.cores import Cores
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.listening import PromptStream
@@ -28,6 +30,8 @@ FORMAT = 1
 SHIPPED = Path(__file__).parent / "bundles" / "braid"
 SENTENCE_PAUSE = 0.2
 """s of silence between two sentences of a continuation, beside the sentences' own."""
+FIRST_SECONDS = 0.06
+"""s of sound with which a reply begins, at least: the next must be made meanwhile."""
 MAX_REPLY_SECONDS = 60.0
 
 
@@ -88,6 +92,7 @@ class Bundle:
         self.speakers: list[str] = list(self.vocoder.config.speakers)
         self._lock = threading.Lock()
         self._warm = False
+        self._cores = Cores(os.cpu_count() or 1)
         unspoken = [language for language in self.languages if language not in self.vocabulary.tag_ids]
         sizes = {self.vocabulary.codebook_size, self.units.codebook_size, self.vocoder.config.codebook_size}
         if unspoken or len(sizes) > 1 or self.vocoder.config.frame_rate != self.units.frame_rate:
@@ -249,6 +254,8 @@ class Bundle:
         rate = self.units.frame_rate
         limit = int(max_seconds * self.sample_rate)
         samples, tokens, pending = 0, 0, Units.empty(rate)
+        audio = np.zeros(0, np.float32)
+        due = started  # when its sound runs out: who has none yet is late
         languages: list[str] = []
         owners: list[np.ndarray] = []
         pause, begins = np.array([max(1, round(SENTENCE_PAUSE * rate))]), True
@@ -266,18 +273,21 @@ class Bundle:
             if not collapses(self.units):  # a unit is a frame
                 ids = np.repeat(ids, pause[0]) if step.boundary else ids
                 lengths = np.ones_like(ids)
-            audio = stream.push(ids, lengths, language=step.language, begins=begins)
+            with self._cores.one(due):
+                made = stream.push(ids, lengths, language=step.language, begins=begins)
+            audio = np.concatenate([audio, made])
             begins = step.boundary
             pending = Units.concatenate([pending, Units(ids, stream.run_lengths, rate)])
             owners.append(np.full(len(ids), -1 if step.boundary else len(languages) - 1))
-            if len(audio):
+            if len(audio) > (0 if samples else FIRST_SECONDS * self.sample_rate):
                 if samples + len(audio) >= limit:
                     yield chunk(_fade_out(audio[: limit - samples], self.sample_rate))
                     return
+                due = (due if samples else time.perf_counter()) + len(audio) / self.sample_rate
                 samples += len(audio)
                 yield chunk(audio)
-                pending, owners = Units.empty(rate), []
-        audio = stream.flush()[: limit - samples]
+                audio, pending, owners = audio[:0], Units.empty(rate), []
+        audio = np.concatenate([audio, stream.flush()])[: limit - samples]
         if len(audio):
             yield chunk(audio)
 

@@ -21,6 +21,9 @@ import numpy as np
 from slm.errors import TresseError
 from slm.units.vocabulary import UnitVocabulary
 
+AHEAD = 8
+"""Tokens drawn before somebody takes them: more would take the processor from other replies."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -71,13 +74,17 @@ class CTranslate2Engine:
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """See `Engine`. Each generation has a generator of its own, because CTranslate2 seeds a thread's random numbers
         when the thread first draws one. Making it takes a few ms: one is kept ready."""
+        try:
+            generator = self._spares.pop()
+        except IndexError:
+            generator = self._generator()
         # The lock is held from seeding to the first drawn token: the seed is global to the process.
         self._seeding.acquire()
-        drawn = False
+        drawn, ahead = False, threading.Semaphore(AHEAD)
         try:
             self._library.set_random_seed(sampling.seed % 2**31 + 1)
             greedy = sampling.temperature == 0
-            steps = (self._spares.pop() if self._spares else self._generator()).generate_tokens(
+            steps = generator.generate_tokens(
                 self.vocabulary.tokens_as_text(tokens),
                 max_length=sampling.max_tokens,
                 min_length=sampling.min_tokens,
@@ -86,6 +93,7 @@ class CTranslate2Engine:
                 sampling_temperature=1.0 if greedy else sampling.temperature,
                 suppress_sequences=[[text] for text in self.vocabulary.tokens_as_text(sampling.banned)] or None,
                 end_token=[self.vocabulary.tokenizer.id_to_token(self.vocabulary.eos_id)],
+                callback=lambda step: not ahead.acquire(),
             )
             for step in steps:
                 if not drawn:
@@ -94,7 +102,9 @@ class CTranslate2Engine:
                 if step.token_id == self.vocabulary.eos_id:
                     return
                 yield step.token_id
+                ahead.release()
         finally:
+            ahead.release(sampling.max_tokens)
             if not drawn:
                 self._seeding.release()
             if not self._spares:

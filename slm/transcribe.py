@@ -25,6 +25,8 @@ from slm.errors import TresseError
 RATE = 16000
 PAUSE = 0.3
 """s of silence that part two pieces."""
+LOOK = 0.25
+"""s that arrive between two looks for a pause."""
 
 
 @dataclass(frozen=True)
@@ -192,19 +194,22 @@ class TranscriptStream:
     def __init__(self, transcriber: Transcriber, sample_rate: int, language: str | None) -> None:
         self._transcriber, self._rate, self._language = transcriber, sample_rate, language
         self._held = np.zeros(0, np.float32)
+        self._new: list[np.ndarray] = []
+        """Chunks that were not looked at yet."""
         self._before = 0.0
         """s that were written down and dropped."""
 
     def push(self, chunk: np.ndarray) -> list[Segment]:
         """float32 [samples] at the stream's rate."""
-        self._held = np.concatenate([self._held, np.asarray(chunk, np.float32)])
-        return self._take(last=False)
+        self._new.append(np.asarray(chunk, np.float32))
+        return self._take(last=False) if sum(map(len, self._new)) >= LOOK * self._rate else []
 
     def finish(self) -> list[Segment]:
         """No more is to come."""
         return self._take(last=True)
 
     def _take(self, last: bool) -> list[Segment]:
+        self._held, self._new = np.concatenate([self._held, *self._new]), []
         audio = resample(self._held, self._rate, RATE)
         found = speech_pieces(audio, self._transcriber.longest)
         complete = [one for one in found if last or len(audio) - one[1] > (PAUSE + 0.1) * RATE]
