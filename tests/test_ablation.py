@@ -13,7 +13,9 @@ import pytest
 from slm.errors import TresseError
 from slm.likelihood import EndingScore
 from train.ablation import compare_rows, markdown, outcomes_by_cell, run_ablation
+from train.checkpoint import write_json
 from train.evaluate.cloze import Choice
+from train.publish import publish_ablation
 from train.recipe import AblationRow, AblationSettings, Recipe
 from train.schedule import Stage
 
@@ -64,6 +66,27 @@ def test_seeds_are_averaged_and_items_paired(tmp_path: Path) -> None:
     page = markdown(results)
     assert f"{100 * cell['accuracy']:.1f}" in page
     assert f"{100 * test['difference']:+.1f}" in page
+
+
+def test_its_tables_are_published(tmp_path: Path) -> None:
+    scored = {row: [write_scores(tmp_path / row / "s.jsonl", {"en>fr": np.ones(4)})] for row in ROWS}
+    results = compare_rows(SETTINGS, scored)
+    out, bundle, page = tmp_path / "ablation", tmp_path / "bundle", tmp_path / "page.md"
+    out.mkdir()
+    bundle.mkdir()
+    write_json(out / "results.json", results)
+    (out / "ablation.md").write_text(markdown(results))
+    write_json(bundle / "bundle.json", {"name": "tiny", "metrics": {"unit_edit_rate": {}}})
+    page.write_text("before\n<!-- ablation -->\nold\n<!-- /ablation -->\nafter\n")
+    publish_ablation(out, bundle, [page])
+    metrics = json.loads((bundle / "bundle.json").read_text())["metrics"]
+    assert metrics == {"unit_edit_rate": {}, "ablation": json.loads(json.dumps(results))}
+    text = page.read_text()
+    assert text.startswith("before\n<!-- ablation -->\n\nCloze accuracy")
+    assert text.endswith("<!-- /ablation -->\nafter\n")
+    assert "### Against Mixed" in text
+    with pytest.raises(TresseError, match="run tresse recipe ablation"):
+        publish_ablation(tmp_path, bundle, [page])
 
 
 def test_runs_on_different_items_are_not_compared(tmp_path: Path) -> None:

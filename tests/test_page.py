@@ -338,7 +338,11 @@ def test_both_sound_one_after_the_other_and_one_is_chosen(fake: tuple[FakeBundle
     visitor.page.locator(".reply .choose").nth(1).click()
     assert visitor.page.locator(".reply .choose").nth(1).get_attribute("aria-pressed") == "true"
     visitor.target("braided")
+    visitor.forget_sound()
     visitor.example()
+    visitor.wait_replies(3)
+    assert visitor.page.locator(".reply .badge").all_inner_texts()[2:] == ["French", "English"]
+    assert float((visitor.heard()[1] ** 2).sum()) == pytest.approx(float((buzz(110, 1.0) ** 2).sum()), rel=0.1)
     visitor.page.locator(".turn").first.locator(".choose").first.wait_for(state="hidden")
 
 
@@ -449,8 +453,9 @@ def test_past_recordings_can_be_heard_on_their_page(visit: Visit, tmp_path: Path
 
 
 @pytest.mark.browser
-def test_hands_free_with_the_shipped_bundle(browser: Any, bundle: Bundle, tmp_path: Path) -> None:
-    """A fake microphone tells a French story beginning over and over; the page answers by itself, in English."""
+def test_talking_with_the_shipped_bundle(browser: Any, bundle: Bundle, tmp_path: Path) -> None:
+    """A fake microphone tells a French story beginning over and over; the page answers by itself in English, and then, to
+    the button, in French."""
     bundle.warm_up()
     microphone = tmp_path / "story.wav"
     silence = np.zeros(16000 * 5, np.float32)
@@ -469,6 +474,12 @@ def test_hands_free_with_the_shipped_bundle(browser: Any, bundle: Bundle, tmp_pa
             visitor.wait_for("idle")
             assert visitor.page.locator(".said .badge").first.inner_text() == "French"
             assert visitor.page.locator(".reply .badge").first.inner_text() == "English"
+            assert sounding_seconds(visitor.heard()[1].reshape(-1), bundle.sample_rate) > 0.3
+            visitor.target("fr")
+            visitor.forget_sound()
+            visitor.hold(4.0)  # the next turn, push to talk, in the other language
+            visitor.wait_replies(visitor.page.locator(".reply").count())
+            assert visitor.page.locator(".reply .badge").last.inner_text() == "French"
             assert sounding_seconds(visitor.heard()[1].reshape(-1), bundle.sample_rate) > 0.3
             visitor.page.locator("#tab-results").click()
             assert visitor.page.locator("#panel-results tr").count() > 4

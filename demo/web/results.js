@@ -50,12 +50,27 @@ function clozeTable(path, cells) {
   return table;
 }
 
+// What is no share: with so many digits.
+const DIGITS = { f0_correlation: 2, level_spread: 1, mel_distance: 2, cosine: 2, cosine_mismatched: 2, real_time_factor: 3, layer: 0, sentences: 0, utterances: 0, n: 0 };
+const shown = (column, value) => (column in DIGITS ? number(value, DIGITS[column]) : `${number(100 * value)} %`);
+const columnsOf = (rows) => [...new Set(rows.flatMap(([, values]) => Object.keys(values)))];
+
+// Rows that have no figure in common are tables of their own.
+function families(rows) {
+  const found = [];
+  for (const row of rows) {
+    const family = found.find((some) => columnsOf(some).some((column) => column in row[1]));
+    if (family) family.push(row);
+    else found.push([row]);
+  }
+  return found;
+}
+
 // One part of the evaluation: a row for each group that was measured, a column for each figure.
 function figuresTable(key, rows) {
-  const columns = [...new Set(rows.flatMap(([, values]) => Object.keys(values)))];
-  const whole = Object.fromEntries(columns.map((column) => [column, rows.every(([, values]) => Number.isInteger(values[column] ?? 0))]));
+  const columns = columnsOf(rows);
   const table = make("table");
-  table.append(make("caption", words(key)));
+  if (key) table.append(make("caption", words(key)));
   const head = make("tr");
   head.append(make("th"), ...columns.map((column) => Object.assign(make("th", words(column)), { scope: "col" })));
   table.append(head);
@@ -63,7 +78,30 @@ function figuresTable(key, rows) {
     const row = make("tr");
     const name = path.map((one) => (/^\w\w>\w\w$/.test(one) ? cellName(one) : /^\w\w$/.test(one) ? languageName(one) : words(one))).join(" · ");
     row.append(Object.assign(make("th", name), { scope: "row" }));
-    row.append(...columns.map((column) => make("td", column in values ? number(values[column], whole[column] ? 0 : 3) : "")));
+    row.append(...columns.map((column) => make("td", column in values ? shown(column, values[column]) : "")));
+    table.append(row);
+  }
+  return table;
+}
+
+// Models trained with and without interleaving, at matched budgets: a row each, a column for each cell.
+function ablationTable(rows) {
+  const table = make("table");
+  table.append(make("caption", words("ablation")));
+  const cells = Object.keys(Object.values(rows)[0].cells);
+  const columns = ["topic", "story"].flatMap((kind) => cells.map((cell) => [kind, cell]));
+  const head = make("tr");
+  head.append(make("th"), ...columns.map(([kind, cell]) => Object.assign(make("th", `${t(`results.${kind}`)} ${cellName(cell)}`), { scope: "col" })));
+  table.append(head);
+  for (const [key, { name, cells }] of Object.entries(rows)) {
+    const row = make("tr");
+    row.append(Object.assign(make("th", t(`ablation.${key}`) === `ablation.${key}` ? name : t(`ablation.${key}`)), { scope: "row" }));
+    for (const [kind, cell] of columns) {
+      const box = make("td");
+      const { accuracy, ci95 } = cells[cell][kind];
+      box.append(make("b", `${number(100 * accuracy)} %`), make("span", ` [${number(100 * ci95[0])}; ${number(100 * ci95[1])}]`, "soft"));
+      row.append(box);
+    }
     table.append(row);
   }
   return table;
@@ -96,16 +134,18 @@ async function itemsList(props) {
 export function resultsPage(panel, props) {
   return function show() {
     const parts = [make("h2", t("tab.results")), make("p", t("results.how"))];
-    const found = [...tables(props.metrics)];
+    const { ablation, ...metrics } = props.metrics;
+    const found = [...tables(metrics)];
     for (const [path, cells] of found) parts.push(clozeTable(path, cells));
     if (!found.length) parts.push(make("p", t("results.none"), "soft"));
-    for (const [key, values] of Object.entries(props.metrics)) {
-      const rows = values && typeof values === "object" ? [...figures(values)] : [];
-      if (rows.length) parts.push(figuresTable(key, rows));
+    if (ablation) parts.push(ablationTable(ablation.rows));
+    for (const [key, values] of Object.entries(metrics)) {
+      const rows = values && typeof values === "object" ? families([...figures(values)]) : [];
+      rows.forEach((some, place) => parts.push(figuresTable(place === 0 && key, some)));
     }
     for (const name of props.plots) {
       const figure = make("figure");
-      const picture = Object.assign(make("img"), { src: new URL(`tresse/plots/${name}`, document.baseURI), alt: words(name.replace(/\.\w+$/, "")), loading: "lazy" });
+      const picture = Object.assign(make("img"), { src: new URL(`tresse/plots/${name}`, document.baseURI), alt: words(name.replace(/\.\w+$/, "")) });
       figure.append(picture, make("figcaption", picture.alt));
       parts.push(figure);
     }
