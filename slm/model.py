@@ -7,6 +7,7 @@ On disk it is a plain transformers folder with its tokenizer beside it; no code 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from torch import nn
 
 from slm.errors import TresseError
 from slm.units.vocabulary import UnitVocabulary
+
+FEW_ROWS = 16
+"""Rows below which PyTorch's own products are as fast."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,28 @@ def save_model(model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bo
     vocabulary.save(folder)
 
 
+class QuickLinear(nn.Linear):
+    """A linear layer that, in inference on a CPU, leaves float32 products of some rows to oneDNN: up to twice the speed."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As nn.Linear."""
+        alone = not torch.is_inference_mode_enabled() or not input.is_cpu or input.dtype != torch.float32
+        if alone or input.numel() < FEW_ROWS * self.in_features or not _has_onednn():
+            return super().forward(input)
+        return torch.ops.mkldnn._linear_pointwise(input, self.weight, self.bias, "none", [], "")
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether its products can be called here (x86 builds of PyTorch have them)."""
+    one = torch.ones(1, 1)
+    try:
+        torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "")
+    except (AttributeError, RuntimeError):
+        return False
+    return True
+
+
 def load_model(folder: Path) -> tuple[Any, UnitVocabulary]:
     """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary)."""
     from transformers import AutoModelForCausalLM
@@ -151,4 +177,7 @@ def load_model(folder: Path) -> tuple[Any, UnitVocabulary]:
             f"the model in {folder} has {model.config.vocab_size} tokens and its tokenizer {len(vocabulary)}: "
             "restore the bundle's files"
         )
+    for module in model.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = QuickLinear
     return model.eval(), vocabulary

@@ -129,6 +129,18 @@ def test_a_saved_model_is_a_plain_transformers_folder(tied: bool, tmp_path: Path
     assert words.languages == vocabulary.languages
 
 
+def test_quick_products_are_products(tmp_path: Path, vocabulary: UnitVocabulary) -> None:
+    torch.manual_seed(3)
+    save_model(SMALL.build(vocabulary), vocabulary, tmp_path)
+    model, _ = load_model(tmp_path)
+    tokens = torch.randint(0, 50, (3, 40))
+    with torch.no_grad():
+        plain = model(tokens).logits
+    with torch.inference_mode():
+        quick = model(tokens).logits
+    assert torch.allclose(quick, plain, atol=1e-5)
+
+
 def test_ctranslate2_decodes_a_saved_model_alike(tmp_path: Path, vocabulary: UnitVocabulary) -> None:
     import ctranslate2
 
