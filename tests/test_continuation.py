@@ -184,7 +184,7 @@ def test_examples_are_spoken_in_their_language_and_were_not_trained_on(bundle: B
     recipe = Recipe.load("braid")
     trained = {
         " ".join(story.sentences[language][:2])
-        for story in generate_stories(recipe.seed, recipe.stories.train, cycle=recipe.stories.cycle)
+        for story in generate_stories(recipe.seed, recipe.stories.train, cycles=recipe.stories.cycles)
         for language in recipe.languages
     }
     assert {example.language for example in bundle.examples} == set(bundle.languages)

@@ -30,9 +30,9 @@ from train.stories.cloze import (
 from train.stories.control import correct_choices, shortcut_scorers
 from train.stories.data import CORE, EXTRAS, LANGUAGES, UNSEEN, WORDINGS, Situation
 from train.stories.grammar import (
-    CYCLE_VALUES,
     HERE,
     SPLITS,
+    Cycles,
     Grammar,
     Story,
     combination,
@@ -264,23 +264,24 @@ def test_sentences_in_all_languages_are_the_same_wording() -> None:
     assert seen >= set(range(WORDINGS))
 
 
-def test_a_cycle_combines_few_facts_and_shares_sentences() -> None:
-    stories = list(generate_stories(4, 200, cycle=50))
-    assert stories[:70] == list(generate_stories(4, 70, cycle=50))
+@pytest.mark.parametrize("cycles", [Cycles(50), Cycles(50, values=2, wordings=1)])
+def test_a_cycle_combines_few_facts_and_shares_sentences(cycles: Cycles) -> None:
+    stories = list(generate_stories(4, 200, cycles=cycles))
+    assert stories[:70] == list(generate_stories(4, 70, cycles=cycles))
     situations = {situation.name: situation for situation in default_grammar().situations}
     for k in range(0, 200, 50):
         group = stories[k : k + 50]
         (name,) = {story.facts["situation"] for story in group}
         for role in situations[name].roles:
-            assert 1 <= len({story.facts[role] for story in group}) <= CYCLE_VALUES
-        assert len({tuple(story.facts.items()) for story in group}) > 25
+            assert 1 <= len({story.facts[role] for story in group}) <= cycles.values
+        assert len({tuple(story.facts.items()) for story in group}) > {3: 25, 2: 5}[cycles.values]
         for language in LANGUAGES:
             sentences = [sentence for story in group for sentence in story.sentences[language]]
-            assert len(set(sentences)) < 0.7 * len(sentences)
+            assert len(set(sentences)) < {3: 0.7, 2: 0.3}[cycles.values] * len(sentences)
         for story in group:
             assert split_of(situations[name], _entries(situations[name], story.facts)) == "train"
     with pytest.raises(TresseError, match="cycle"):
-        next(generate_stories(4, 1, cycle=0))
+        Cycles(0)
 
 
 def _entries(situation: Situation, facts: dict[str, str]) -> dict[str, Entry]:

@@ -33,6 +33,7 @@ from train.corpus import CorpusPreparation
 from train.launch import is_main, under_launcher
 from train.schedule import SLMTraining
 from train.schedule import Stage as Schedule
+from train.stories.grammar import Cycles
 from train.units import UnitTraining
 from train.vocoder import VocoderTraining
 
@@ -43,12 +44,19 @@ RECIPES = Path(__file__).parent / "recipes"
 class StoriesSettings:
     """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. cycle: how many
     stories in a row combine the same few facts and wordings (with corpus.stories_per_voice the same number, they share a
-    voice and most of their speech)."""
+    voice and most of their speech); values: of each role in a cycle; wordings: of each sentence."""
 
     train: int = 8000
     validation: int = 125
     cycle: int = 1
+    values: int = 3
+    wordings: int = 3
     file: str | None = None
+
+    @property
+    def cycles(self) -> Cycles:
+        """How the training stories are told."""
+        return Cycles(self.cycle, self.values, self.wordings)
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,8 @@ def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
     settings = recipe.stories
     own = None if settings.file is None else read_stories(Path(settings.file))
     for split in ("train", "validation"):
-        count, cycle = getattr(settings, split), settings.cycle if split == "train" else 1
-        stories = generate_stories(recipe.seed, count, split, cycle=cycle) if own is None else islice(own, count)
+        count, cycles = getattr(settings, split), settings.cycles if split == "train" else None
+        stories = generate_stories(recipe.seed, count, split, cycles=cycles) if own is None else islice(own, count)
         write_stories(out / "stories" / f"{split}.jsonl", (in_languages(story, recipe.languages) for story in stories))
 
 

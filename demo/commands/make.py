@@ -63,7 +63,7 @@ def prepare_command(
     from train.augment import Augmentation
     from train.corpus import CorpusPreparation, prepare_corpus
     from train.speech import Voices
-    from train.stories.grammar import generate_stories
+    from train.stories.grammar import Cycles, generate_stories
 
     speakers = Voices.load(voices)
     folder = Path(units) if units else SHIPPED
@@ -71,7 +71,7 @@ def prepare_command(
     preparation = CorpusPreparation(
         seed=seed, stories_per_voice=cycle, augmentation=Augmentation() if augment else None
     )
-    source = stories if stories else generate_stories(seed, count, "train", cycle=cycle)
+    source = stories if stories else generate_stories(seed, count, "train", cycles=Cycles(cycle))
     made = prepare_corpus(
         source, languages or list(speakers.languages), folder, out, preparation, speakers, workers, device
     )

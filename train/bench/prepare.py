@@ -140,9 +140,9 @@ def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = 
     from train.bring import Row
     from train.corpus import CorpusPreparation
     from train.speech import Voices
-    from train.stories.grammar import generate_stories
+    from train.stories.grammar import Cycles, generate_stories
 
-    told = list(generate_stories(0, stories, cycle=cycle))
+    told = list(generate_stories(0, stories, cycles=Cycles(cycle)))
     rows = [Row(number, story.id, story.sentences) for number, story in enumerate(told, 1)]
     preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=cycle)
     folder = encoder_folder or SHIPPED / "units"

@@ -216,7 +216,7 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
     from slm.bundle import SHIPPED
     from train.corpus import CorpusPreparation, prepare_corpus
     from train.speech import Voices
-    from train.stories.grammar import generate_stories
+    from train.stories.grammar import Cycles, generate_stories
 
     folder = bundle or SHIPPED
     vocabulary = UnitVocabulary.load(folder / "slm")
@@ -229,7 +229,7 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
         intermediate_size=shape["intermediate_size"],
         max_position=shape["max_position_embeddings"],
     )
-    told = list(generate_stories(0, stories, cycle=4))
+    told = list(generate_stories(0, stories, cycles=Cycles(4)))
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch) / "corpus"
         preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=4)

@@ -30,11 +30,10 @@ def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count:
     made = info.get("provenance", {})
     try:
         recipe = Recipe.load(str(made.get("recipe")))
-        settings = recipe.seed, recipe.stories.train, "train", None, recipe.stories.cycle
+        seen = generate_stories(recipe.seed, recipe.stories.train, cycles=recipe.stories.cycles)
     except TresseError:
-        settings = 0, 2000, "train", None, 1
-    test = generate_stories(0, 30 * count, "test")
-    return distinct_sentences(test, languages, count, without=generate_stories(*settings))
+        seen = generate_stories(0, 2000)
+    return distinct_sentences(generate_stories(0, 30 * count, "test"), languages, count, without=seen)
 
 
 def evaluate_recogniser(

@@ -40,10 +40,6 @@ _BUCKETS = {"test": range(10), "validation": range(10, 15), "train": range(15, 1
 SPLITS = (*_BUCKETS, UNSEEN)
 Facts = Mapping[str, Entry]
 _OPENERS = '"«'
-CYCLE_VALUES = 3
-"""Values that a role may have within a cycle of stories."""
-CYCLE_WORDINGS = 3
-"""Wordings that a sentence may have within a cycle of stories, at most."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +67,22 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Cycle:
-    """A small world that many stories are told of: a situation, and few values for each role and wordings for each slot."""
+class Cycles:
+    """Stories told in cycles: `stories` in a row are of one small world, with so many values for each role and wordings
+    for each sentence, at most. Raises TresseError for sizes below 1."""
+
+    stories: int = 1
+    values: int = 3
+    wordings: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.stories, self.values, self.wordings) < 1:
+            raise TresseError("cycle, values and wordings must be 1 at least")
+
+
+@dataclass(frozen=True)
+class World:
+    """What the stories of a cycle are told of: a situation, few values for each role and wordings for each slot."""
 
     situation: Situation
     values: Mapping[str, Sequence[Entry]]
@@ -122,15 +132,15 @@ class Grammar:
                 if split_of(situation, facts) == split:
                     return Draft(situation, facts, situation.core, (0.0,) * len(situation.slots))
 
-    def draw_cycle(self, rng: random.Random, split: str) -> Cycle:
-        """Draw a situation, CYCLE_VALUES values for each role (one combination, at least, of the split) and wordings."""
+    def draw_world(self, rng: random.Random, split: str, cycles: Cycles) -> World:
+        """Draw a situation, values for each role (one combination, at least, of the split) and wordings."""
         first = self.draw_facts(rng, split)
         values = {}
         for name, role in first.situation.roles.items():
             others = [entry for entry in role.values if entry.id != first.facts[name].id]
-            values[name] = [first.facts[name], *rng.sample(others, min(CYCLE_VALUES - 1, len(others)))]
-        wordings = [[rng.random() for _ in range(CYCLE_WORDINGS)] for _ in first.situation.slots]
-        return Cycle(first.situation, values, wordings)
+            values[name] = [first.facts[name], *rng.sample(others, min(cycles.values - 1, len(others)))]
+        wordings = [[rng.random() for _ in range(cycles.wordings)] for _ in first.situation.slots]
+        return World(first.situation, values, wordings)
 
     def situations_of(self, split: str) -> list[Situation]:
         """The situations of a split: those held out, or all others. Raises TresseError where there are none."""
@@ -246,23 +256,21 @@ def rng_for(*key: object) -> random.Random:
 
 
 def generate_stories(
-    seed: int, count: int, split: str = "train", grammar: Grammar | None = None, cycle: int = 1
+    seed: int, count: int, split: str = "train", grammar: Grammar | None = None, cycles: Cycles | None = None
 ) -> Iterator[Story]:
-    """Yield `count` stories; story k depends on (seed, split, k, cycle) alone.
+    """Yield `count` stories; story k depends on (seed, split, k, cycles) alone.
 
-    Every `cycle` stories in a row are told of one small world (`Cycle`): their facts are other combinations of the same
-    few values. Where they share a voice, most of their sentences are the same, and need to be spoken and encoded once; who
-    hears them can learn neither the combinations nor the order of sentences by heart. Raises TresseError for an unknown
-    split.
+    The stories of a cycle combine the same few values: where they share a voice, most of their sentences are the same, and
+    need to be spoken and encoded once; who hears them can learn neither the combinations nor the order of sentences by
+    heart. Raises TresseError for an unknown split.
     """
     check_split(split)
-    if cycle < 1:
-        raise TresseError(f"cycle must be 1 at least, not {cycle}")
+    cycles = cycles or Cycles()
     grammar = grammar or default_grammar()
     world = None
     for k in range(count):
-        if cycle > 1 and k % cycle == 0:
-            world = grammar.draw_cycle(rng_for("cycle", split, seed, k // cycle), split)
+        if cycles.stories > 1 and k % cycles.stories == 0:
+            world = grammar.draw_world(rng_for("cycle", split, seed, k // cycles.stories), split, cycles)
         rngs = rng_for("story", split, seed, k), rng_for("wording", split, seed, k)
         if world is None:
             draft = grammar.retell(rngs[1], grammar.draw_facts(rngs[0], split))
