@@ -6,10 +6,11 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
+from slm.cores import Cores
 from slm.errors import TresseError
 
-CHECK = 0.1
-"""s between two looks at whether somebody still wants to wait."""
+ARRIVAL = 0.0
+"""Everybody is due at the same time: who came first goes first."""
 
 
 class Left(Exception):
@@ -20,20 +21,18 @@ class Line:
     """`places` at once, `longest` waiting."""
 
     def __init__(self, places: int, longest: int = 64) -> None:
-        self.places, self.longest = places, longest
-        self._free = places
-        self._waiting: list[object] = []
-        self._changed = threading.Condition()
+        self.longest = longest
+        self._places = Cores(places)
 
     @property
     def busy(self) -> int:
         """Places in use."""
-        return self.places - self._free
+        return self._places.busy
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return self._places.waiting
 
     @contextlib.contextmanager
     def wait(self, stop: threading.Event, tell: Callable[[int], None] = lambda position: None) -> Iterator[None]:
@@ -41,28 +40,17 @@ class Line:
 
         Raises Left where `stop` is set meanwhile, and TresseError where the line is too long.
         """
-        ticket = object()
-        with self._changed:
-            if len(self._waiting) >= self.longest:
+        told = 0
+
+        def look(position: int) -> None:
+            nonlocal told
+            if position > self.longest:
                 raise TresseError(f"{self.longest} people are waiting already: please try again in a minute")
-            self._waiting.append(ticket)
-            told = 0
-            try:
-                while self._free == 0 or self._waiting[0] is not ticket:
-                    position = self._waiting.index(ticket) + 1
-                    if position != told:
-                        tell(position)
-                        told = position
-                    if stop.is_set():
-                        raise Left
-                    self._changed.wait(CHECK)
-                self._free -= 1
-            finally:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()
-        try:
+            if position != told:
+                tell(position)
+                told = position
+            if stop.is_set():
+                raise Left
+
+        with self._places.one(ARRIVAL, look):
             yield
-        finally:
-            with self._changed:
-                self._free += 1
-                self._changed.notify_all()

@@ -61,8 +61,9 @@ def hear(waveform: np.ndarray, sample_rate: int, encoder: UnitEncoder, max_secon
     Raises TresseError where it is too short, too long, not finite, or holds no speech.
     """
     waveform = check_waveform(waveform, sample_rate, max_seconds)
-    frames = encoder.encode(resample(waveform, sample_rate, encoder.sample_rate), encoder.sample_rate).frames()
-    return cut(speech_segments(waveform, sample_rate), frames, encoder), len(waveform) / sample_rate
+    resampled = resample(waveform, sample_rate, encoder.sample_rate)
+    frames = encoder.encode(resampled, encoder.sample_rate).frames()
+    return cut(speech_segments(resampled, encoder.sample_rate), frames, encoder), len(waveform) / sample_rate
 
 
 def cut(speech: Iterable[tuple[float, float]], frames: np.ndarray, encoder: UnitEncoder) -> list[Units]:

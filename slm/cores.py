@@ -1,37 +1,56 @@
-"""Whose turn it is where more replies are made at once than there are cores."""
+"""Whose turn it is where more wants to be done at once than there are cores, or places."""
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+LOOK = 0.1
+"""s between two looks of somebody who waits."""
 
 
 class Cores:
     """`count` pieces of work at a time. Of those that wait, the one that is due first goes first: the reply that would
-    be the first to run out of sound."""
+    be the first to run out of sound. What is due at the same time goes in the order of arrival."""
 
     def __init__(self, count: int) -> None:
-        self._free = count
+        self.busy = 0
+        """How many are held."""
+        self._count = count
         self._waiting: list[tuple[float, int]] = []
         self._changed = threading.Condition()
         self._number = itertools.count()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     @contextmanager
-    def one(self, due: float) -> Iterator[None]:
-        """Hold a core; due: time.perf_counter() until when the work should be done."""
+    def one(self, due: float, look: Callable[[int], None] | None = None) -> Iterator[None]:
+        """Hold a core; due: time.perf_counter() until when the work should be done.
+
+        look: called with the place in line, 1 is next, again and again while there is none free; what it raises ends the
+        waiting.
+        """
         with self._changed:
             ticket = (due, next(self._number))
-            heapq.heappush(self._waiting, ticket)
-            self._changed.wait_for(lambda: self._free > 0 and self._waiting[0] == ticket)
-            heapq.heappop(self._waiting)
-            self._free -= 1
-            self._changed.notify_all()  # there may be a core for the next one as well
+            bisect.insort(self._waiting, ticket)
+            try:
+                while self.busy == self._count or self._waiting[0] != ticket:
+                    if look is not None:
+                        look(self._waiting.index(ticket) + 1)
+                    self._changed.wait(None if look is None else LOOK)
+                self.busy += 1
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()  # there may be a core for the next one as well
         try:
             yield
         finally:
             with self._changed:
-                self._free += 1
+                self.busy -= 1
                 self._changed.notify_all()

@@ -21,7 +21,7 @@ class PromptStream:
         self.encoder, self.sample_rate, self.max_seconds = encoder, sample_rate, max_seconds
         self._resample = ResampleStream(sample_rate, encoder.sample_rate)
         self._stream = encoder.stream()
-        self._speech = SpeechStream(sample_rate)
+        self._speech = SpeechStream(encoder.sample_rate)
         self._parts: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
         self._samples = 0
@@ -42,12 +42,17 @@ class PromptStream:
         self._samples += len(samples)
         if self.seconds > self.max_seconds:
             raise TresseError(f"the prompt is longer than {self.max_seconds:.0f} s: say less at once")
-        self._speech.push(self._parts[-1])
-        self._frames.append(self._stream.push(self._resample.push(self._parts[-1])))
-        return self._frames[-1]
+        return self._hear(self._resample.push(self._parts[-1]))
 
     def finish(self) -> tuple[list[Units], float]:
         """Its sentences as units and its length in s. Raises TresseError as `hear` does."""
         check_waveform(self.waveform, self.sample_rate, self.max_seconds)
-        self._frames += [self._stream.push(self._resample.flush()), self._stream.flush()]
+        self._hear(self._resample.flush())
+        self._frames.append(self._stream.flush())
         return cut(self._speech.finish(), np.concatenate(self._frames), self.encoder), self.seconds
+
+    def _hear(self, resampled: np.ndarray) -> np.ndarray:
+        """Samples at the encoder's rate -> the frames that are now certain."""
+        self._speech.push(resampled)
+        self._frames.append(self._stream.push(resampled))
+        return self._frames[-1]

@@ -26,7 +26,7 @@ def test_who_runs_out_of_sound_first_goes_first(dues: list[int]) -> None:
         for number, due in enumerate(dues):
             threads.append(threading.Thread(target=work, args=(number, due)))
             threads[-1].start()
-            while len(cores._waiting) <= number:
+            while cores.waiting <= number:
                 time.sleep(0.0005)
     for thread in threads:
         thread.join(5)
