@@ -31,12 +31,21 @@ def score(value: float) -> EndingScore:
 
 
 def write_scores(path: Path, right: dict[str, np.ndarray]) -> Path:
-    """right: for each cell, whether each item is told right."""
+    """right: for each cell, whether each item is told right by voices training heard; by others it is not, then."""
     path.parent.mkdir(parents=True)
     choices = [
         Choice(
-            f"item-{k}", kind, f"pair-{k // 2}", None, "unseen", "same", *cell.split(">"), score(float(hit)), score(0.5)
+            f"item-{k}",
+            kind,
+            f"pair-{k // 2}",
+            None,
+            group,
+            "same",
+            *cell.split(">"),
+            score(float(hit) if group == "seen" else 1 - float(hit)),
+            score(0.5),
         )
+        for group in ("seen", "unseen")
         for cell, hits in right.items()
         for kind in ("story", "topic")
         for k, hit in enumerate(hits)
@@ -55,7 +64,9 @@ def test_seeds_are_averaged_and_items_paired(tmp_path: Path) -> None:
         for row in ROWS
     }
     results = compare_rows(SETTINGS, scored)
-    cell = results["rows"]["braided"]["cells"]["en>fr"]["topic"]
+    voices = results["rows"]["braided"]["voices"]
+    cell = voices["seen"]["en>fr"]["topic"]
+    assert voices["unseen"]["en>fr"]["topic"]["accuracy"] == pytest.approx(1 - cell["accuracy"])
     means = {row: (hits[row, 0].astype(float) + hits[row, 1]) / 2 for row in ROWS}
     assert cell["accuracy"] == pytest.approx(means["braided"].mean())
     test = cell["against_baseline"]
@@ -84,7 +95,8 @@ def test_its_tables_are_published(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith("before\n<!-- ablation -->\n\nCloze accuracy")
     assert text.endswith("<!-- /ablation -->\nafter\n")
-    assert "### Against Mixed" in text
+    assert "### Voices that no training heard\n" in text
+    assert "| Against Mixed |" in text
     with pytest.raises(TresseError, match="run tresse recipe ablation"):
         publish_ablation(tmp_path, bundle, [page])
 

@@ -1,9 +1,10 @@
 """The paper's comparison: language models trained on the same budgets of units, with and without interleaving.
 
 Every row of the table is a schedule (recipes/ablation.yaml), trained once a seed on the same corpus, vocabulary and
-initialisation, and evaluated on the same cloze items, spoken by voices that no training heard. A cell's accuracy is the
-mean over seeds; its interval and the paired test treat items, not runs, as what was drawn: outcomes of an item are
-averaged over seeds first. Runs that are done are not repeated, and one that was killed goes on from its checkpoint.
+initialisation, and evaluated on the same cloze items, spoken by voices that training heard (as in the paper) and, apart,
+by voices that it did not. A cell's accuracy is the mean over seeds; its interval and the paired test treat items, not
+runs, as what was drawn: outcomes of an item are averaged over seeds first. Runs that are done are not repeated, and one
+that was killed goes on from its checkpoint.
 Cost: the training; evaluating a run takes minutes.
 """
 
@@ -24,17 +25,18 @@ from train.checkpoint import atomic_path, write_json
 if TYPE_CHECKING:
     from train.recipe import AblationSettings, Recipe
 
-Cell = tuple[str, str]
-"""(`en>fr`, `topic`)"""
+Cell = tuple[str, str, str]
+"""(`seen`, `en>fr`, `topic`)"""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """What an evaluation needs of a bundle: `path` holds units/ and, in `folder`, slm/."""
+    """What an evaluation needs of a bundle: `path` holds units/ and, in `folder`, slm/; `info` names its voices."""
 
     path: Path
     folder: Path
     languages: list[str]
+    info: dict[str, Any]
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -78,7 +80,8 @@ def run_ablation(
                 training = replace(recipe.slm, stages=row.stages, seed=seed)
                 print(f"{row.name}, seed {seed}", flush=True)
                 train(recipe.model, training, out, folder, workers)
-                _evaluate(recipe, settings, Candidate(out, folder, list(recipe.languages)), out)
+                info = {"provenance": {"voices": list(recipe.corpus.speakers)}} if recipe.corpus.speakers else {}
+                _evaluate(recipe, settings, Candidate(out, folder, list(recipe.languages), info), out)
             scored.setdefault(key, []).append(scores)
     results = compare_rows(settings, scored)
     for key, row in results["rows"].items():
@@ -91,12 +94,12 @@ def run_ablation(
 
 def _evaluate(recipe: Recipe, settings: AblationSettings, candidate: Candidate, out: Path) -> None:
     from train.evaluate.cloze import evaluate_cloze
-    from train.evaluate.protocol import UNSEEN
+    from train.evaluate.protocol import SEEN, UNSEEN
     from train.stories.cloze import make_items
 
     items = make_items(recipe.seed + 1, settings.items, "test")
     cache = out / "ablation" / "speech"
-    evaluate_cloze(candidate, items, out=candidate.folder / "cloze", groups=(UNSEEN,), cache=cache)
+    evaluate_cloze(candidate, items, out=candidate.folder / "cloze", groups=(SEEN, UNSEEN), cache=cache)
 
 
 def _consumed(folder: Path) -> dict[str, Any]:
@@ -110,19 +113,19 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
     Items come in the order of the first run. Raises TresseError where runs were evaluated on different items.
     """
     from train.evaluate.cloze import read_scores
-    from train.evaluate.protocol import HEADLINE, value_of
+    from train.evaluate.protocol import HEADLINE, SAME, value_of
     from train.evaluate.statistics import outcomes
 
     held: list[dict[Cell, dict[str, tuple[float, str]]]] = []
     for path in scores:
         choices = read_scores(path)
         found: dict[Cell, dict[str, tuple[float, str]]] = {}
-        first = (choices[0].group, choices[0].pairing)
         for one in choices:
-            if (one.group, one.pairing) == first:
+            if one.pairing == SAME:
                 values = (np.asarray([value_of(side, HEADLINE)]) for side in (one.right, one.wrong))
                 outcome = float(outcomes(*values)[0])
-                found.setdefault((f"{one.context}>{one.ending}", one.kind), {})[one.item] = (outcome, one.pair)
+                cell = (one.group, f"{one.context}>{one.ending}", one.kind)
+                found.setdefault(cell, {})[one.item] = (outcome, one.pair)
         held.append(found)
     if any({cell: set(one[cell]) for cell in one} != {cell: set(held[0][cell]) for cell in held[0]} for one in held):
         raise TresseError("runs of the ablation were evaluated on different items: delete their cloze folders")
@@ -136,62 +139,37 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
 
 
 def compare_rows(settings: AblationSettings, scored: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-    """{"baseline", "rows": {key: {"name", "seeds", "cells": {"en>fr": {"topic": accuracy and, of all rows but the
-    baseline, "against_baseline": `statistics.compare`}}}}}."""
+    """{"baseline", "rows": {key: {"name", "seeds", "voices": {"seen": {"en>fr": {"topic": accuracy and, of all rows but
+    the baseline, "against_baseline": `statistics.compare`}}}, "unseen": ...}}}}."""
     from train.evaluate.statistics import accuracy, compare
 
     held = {key: outcomes_by_cell(paths) for key, paths in scored.items()}
     base = held[settings.baseline]
     rows: dict[str, Any] = {}
     for key, cells in held.items():
-        shown: dict[str, dict[str, Any]] = {}
-        for (cell, kind), (values, pairs) in cells.items():
+        shown: dict[str, dict[str, dict[str, Any]]] = {}
+        for (group, cell, kind), (values, pairs) in cells.items():
             entry = accuracy(values, pairs)
             if key != settings.baseline:
-                entry["against_baseline"] = compare(base[cell, kind][0], values, pairs)
-            shown.setdefault(cell, {})[kind] = entry
-        rows[key] = {"name": settings.rows[key].name, "seeds": list(settings.rows[key].seeds), "cells": shown}
+                entry["against_baseline"] = compare(base[group, cell, kind][0], values, pairs)
+            shown.setdefault(group, {}).setdefault(cell, {})[kind] = entry
+        rows[key] = {"name": settings.rows[key].name, "seeds": list(settings.rows[key].seeds), "voices": shown}
     return {"baseline": settings.baseline, "rows": rows}
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table with intervals, the differences from the baseline with their p, and what each row was trained on."""
+    """For each group of voices the table with intervals and the differences from the baseline with their p; then what
+    each row was trained on."""
     rows, baseline = results["rows"], results["baseline"]
-    columns = [(cell, kind) for kind in ("topic", "story") for cell in next(iter(rows.values()))["cells"]]
-    head = " | ".join(f"{kind} {cell}" for cell, kind in columns)
-    rule = "---|" * len(columns)
     lines = [
         "# Interleaving against its alternatives, at matched budgets",
         "",
         "Cloze accuracy in %, 95 % bootstrap intervals over pairs of mirrored items; mean over seeds; chance is 50 %.",
-        "",
-        f"| Row | Seeds | {head} |",
-        f"|---|---|{rule}",
+        f"Beneath it the difference from {rows[baseline]['name']} in points with its 95 % interval, and p of the exact",
+        "paired test on the items that one of the two gets right more often (with one seed: McNemar's).",
     ]
-    for row in rows.values():
-        shown = (row["cells"][cell][kind] for cell, kind in columns)
-        values = " | ".join(
-            f"{100 * one['accuracy']:.1f} [{100 * one['ci95'][0]:.1f}, {100 * one['ci95'][1]:.1f}]" for one in shown
-        )
-        lines.append(f"| {row['name']} | {len(row['seeds'])} | {values} |")
-    lines += [
-        "",
-        f"## Against {rows[baseline]['name']}",
-        "",
-        "Difference in points with its 95 % interval, and p of the exact paired test on the items that one of the two gets",
-        "right more often (with one seed: McNemar's).",
-        "",
-        f"| Row | {head} |",
-        f"|---|{rule}",
-    ]
-    for key, row in rows.items():
-        if key != baseline:
-            tests = [row["cells"][cell][kind]["against_baseline"] for cell, kind in columns]
-            values = " | ".join(
-                f"{100 * one['difference']:+.1f} [{', '.join(f'{100 * end:+.1f}' for end in one['ci95'])}], p {_p(one['p'])}"
-                for one in tests
-            )
-            lines.append(f"| {row['name']} | {values} |")
+    for group in next(iter(rows.values()))["voices"]:
+        lines += ["", f"## {_GROUPS[group]}", "", *_tables(rows, baseline, group)]
     lines += ["", "## Trained on", "", "| Row | Schedule (steps) | Units by language |", "|---|---|---|"]
     for row in rows.values():
         for run in row.get("runs", [])[:1]:
@@ -199,6 +177,30 @@ def markdown(results: Mapping[str, Any]) -> str:
             units = ", ".join(f"{language} {count:,}" for language, count in run["units"].items())
             lines.append(f"| {row['name']} | {stages} | {units} |")
     return "\n".join(lines) + "\n"
+
+
+_GROUPS = {"seen": "Voices that training heard", "unseen": "Voices that no training heard"}
+
+
+def _tables(rows: Mapping[str, Any], baseline: str, group: str) -> list[str]:
+    """Accuracies and differences in one group of voices."""
+    columns = [(cell, kind) for kind in ("topic", "story") for cell in rows[baseline]["voices"][group]]
+    head, rule = " | ".join(f"{kind} {cell}" for cell, kind in columns), "---|" * len(columns)
+    lines = [f"| Row | Seeds | {head} |", f"|---|---|{rule}"]
+    differences = [f"| Against {rows[baseline]['name']} | {head} |", f"|---|{rule}"]
+    for key, row in rows.items():
+        shown = [row["voices"][group][cell][kind] for cell, kind in columns]
+        values = " | ".join(
+            f"{100 * one['accuracy']:.1f} [{100 * one['ci95'][0]:.1f}, {100 * one['ci95'][1]:.1f}]" for one in shown
+        )
+        lines.append(f"| {row['name']} | {len(row['seeds'])} | {values} |")
+        if key != baseline:
+            values = " | ".join(
+                f"{100 * one['difference']:+.1f} [{', '.join(f'{100 * end:+.1f}' for end in one['ci95'])}], p {_p(one['p'])}"
+                for one in (entry["against_baseline"] for entry in shown)
+            )
+            differences.append(f"| {row['name']} | {values} |")
+    return [*lines, "", *differences]
 
 
 def _p(value: float) -> str:

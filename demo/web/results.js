@@ -85,20 +85,20 @@ function figuresTable(key, rows) {
 }
 
 // Models trained with and without interleaving, at matched budgets: a row each, a column for each cell.
-function ablationTable(rows) {
+function ablationTable(rows, group) {
   const table = make("table");
-  table.append(make("caption", words("ablation")));
-  const cells = Object.keys(Object.values(rows)[0].cells);
+  table.append(make("caption", `${words("ablation")} · ${words(group)}`));
+  const cells = Object.keys(Object.values(rows)[0].voices[group]);
   const columns = ["topic", "story"].flatMap((kind) => cells.map((cell) => [kind, cell]));
   const head = make("tr");
   head.append(make("th"), ...columns.map(([kind, cell]) => Object.assign(make("th", `${t(`results.${kind}`)} ${cellName(cell)}`), { scope: "col" })));
   table.append(head);
-  for (const [key, { name, cells }] of Object.entries(rows)) {
+  for (const [key, { name, voices }] of Object.entries(rows)) {
     const row = make("tr");
     row.append(Object.assign(make("th", t(`ablation.${key}`) === `ablation.${key}` ? name : t(`ablation.${key}`)), { scope: "row" }));
     for (const [kind, cell] of columns) {
       const box = make("td");
-      const { accuracy, ci95 } = cells[cell][kind];
+      const { accuracy, ci95 } = voices[group][cell][kind];
       box.append(make("b", `${number(100 * accuracy)} %`), make("span", ` [${number(100 * ci95[0])}; ${number(100 * ci95[1])}]`, "soft"));
       row.append(box);
     }
@@ -138,7 +138,10 @@ export function resultsPage(panel, props) {
     const found = [...tables(metrics)];
     for (const [path, cells] of found) parts.push(clozeTable(path, cells));
     if (!found.length) parts.push(make("p", t("results.none"), "soft"));
-    if (ablation) parts.push(ablationTable(ablation.rows));
+    if (ablation) {
+      const groups = Object.keys(Object.values(ablation.rows)[0].voices);
+      parts.push(...groups.map((group) => ablationTable(ablation.rows, group)));
+    }
     for (const [key, values] of Object.entries(metrics)) {
       const rows = values && typeof values === "object" ? families([...figures(values)]) : [];
       rows.forEach((some, place) => parts.push(figuresTable(place === 0 && key, some)));
