@@ -14,7 +14,8 @@ import pytest
 from train.workers import worker_pool
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background would not hear it
 from tests.test_workers import note_and_sleep
 from train.workers import worker_pool
 if __name__ == "__main__":
