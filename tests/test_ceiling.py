@@ -34,7 +34,7 @@ def told() -> list[list[str]]:
 
 
 def test_what_a_story_repeats_is_learnt(told: list[list[str]]) -> None:
-    training = TextTraining(stories=4800, batch=32, learning_rate=1e-2, warmup=10, width=64, layers=2, heads=2)
+    training = TextTraining(batch=32, learning_rate=1e-2, warmup=10, width=64, layers=2, heads=2)
     model = TextModel(told, training)
     losses = [loss for _, loss in model.train()]
     assert len(losses) == 150
@@ -46,7 +46,7 @@ def test_what_a_story_repeats_is_learnt(told: list[list[str]]) -> None:
 
 
 def test_the_same_seed_trains_the_same_model(told: list[list[str]]) -> None:
-    training = TextTraining(stories=160, batch=16, warmup=2, width=32, layers=1, heads=2)
+    training = TextTraining(batch=16, warmup=2, width=32, layers=1, heads=2)
     runs = [list(TextModel(told[:160], training).train()) for _ in range(2)]
     assert runs[0] == runs[1]
 

@@ -2,13 +2,12 @@
 
 To a model of words nothing is lost in speaking, hearing and tokenising; what it does not bind after so many stories, a
 speech model will not either. Every story is told once. `python -m train.stories.ceiling --stories 40000` prints story
-cloze as the training goes on: about ten minutes of one core.
+cloze as the training goes on.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,22 +16,25 @@ import numpy as np
 import torch
 
 from slm.likelihood import ScoredItem, score_endings
-from train.evaluate.statistics import accuracy
+from train.checkpoint import linear_schedule
+from train.evaluate.protocol import HEADLINE, value_of
+from train.evaluate.statistics import accuracy, outcomes
+from train.packing import IGNORE
 from train.schedule import SLMTraining
 from train.slm import optimisers_of
 from train.stories.cloze import ClozeItem, make_items
+from train.stories.control import words
+from train.stories.data import LANGUAGES
 from train.stories.grammar import Cycles, generate_stories
 
 UNKNOWN, START = 0, 1
-IGNORE = -100
 
 
 @dataclass(frozen=True)
 class TextTraining:
-    """stories: told once each, in random order. batch: stories a step. learning_rate: of Muon and AdamW, after `warmup`
-    steps falling linearly to 2 %. width, layers, heads: of the transformer."""
+    """batch: stories a step. learning_rate: of Muon and AdamW, after `warmup` steps falling linearly to 2 %. width, layers,
+    heads: of the transformer."""
 
-    stories: int = 40_000
     batch: int = 64
     learning_rate: float = 4e-3
     warmup: int = 50
@@ -40,11 +42,6 @@ class TextTraining:
     layers: int = 4
     heads: int = 4
     seed: int = 0
-
-
-def words(sentence: str) -> list[str]:
-    """Lower-case words and marks."""
-    return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
 
 class TextModel:
@@ -77,23 +74,22 @@ class TextModel:
         return [START, *(self.numbers.get(word, UNKNOWN) for sentence in sentences for word in words(sentence))]
 
     def train(self) -> Iterator[tuple[int, float]]:
-        """Train; yields (stories told, loss in nats a word) after every step."""
+        """Tell every story once, in random order; yields (stories told, loss in nats a word) after every step."""
         training = self.training
         settings = SLMTraining(optimiser="muon", learning_rate=training.learning_rate, betas=(0.9, 0.98))
         optimisers = optimisers_of(self.model, settings, torch.device("cpu"))
-        steps = len(self.stories) // training.batch
+        steps = -(-len(self.stories) // training.batch)
+        factor = linear_schedule(steps, training.warmup, 0.02)
         order = np.random.default_rng(training.seed).permutation(len(self.stories))
         for step in range(steps):
-            share = min(1.0, (step + 1) / training.warmup) * max(0.02, 1 - step / steps)
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = training.learning_rate * share
+                    group["lr"] = training.learning_rate * factor(step)
             batch = [self.stories[k] for k in order[step * training.batch : (step + 1) * training.batch]]
             shape = (len(batch), max(map(len, batch)))
             tokens, targets = torch.zeros(shape, dtype=torch.long), torch.full(shape, IGNORE)
             for row, story in enumerate(batch):
-                tokens[row, : len(story)] = torch.tensor(story)
-                targets[row, : len(story)] = tokens[row, : len(story)]
+                tokens[row, : len(story)] = targets[row, : len(story)] = torch.tensor(story)
             self.model.train()
             loss = self.model(input_ids=tokens, labels=targets, use_cache=False).loss
             loss.backward()
@@ -101,7 +97,7 @@ class TextModel:
             for optimiser in optimisers:
                 optimiser.step()
                 optimiser.zero_grad(set_to_none=True)
-            yield (step + 1) * training.batch, float(loss.detach())
+            yield min((step + 1) * training.batch, len(self.stories)), float(loss.detach())
 
     def choices(self, items: Sequence[ClozeItem], language: str) -> np.ndarray:
         """For every item 1 where the right ending is likelier a word, 0 where the wrong one is, 1/2 for a tie."""
@@ -113,19 +109,18 @@ class TextModel:
             for item in items
         ]
         scores = score_endings(self.model.eval(), asked)
-        margins = np.array([right.given / right.tokens - wrong.given / wrong.tokens for right, wrong in scores])
-        return (margins > 0) + 0.5 * (margins == 0)
+        return outcomes(*(np.array([value_of(one[side], HEADLINE) for one in scores]) for side in (0, 1)))
 
 
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(prog="python -m train.stories.ceiling", description="Story cloze of a text model.")
-    parser.add_argument("--stories", type=int, default=TextTraining.stories, help="how many are told, once each")
-    parser.add_argument("--language", default="en")
+    parser.add_argument("--stories", type=int, default=40_000, help="how many are told, once each")
+    parser.add_argument("--language", default="en", choices=LANGUAGES)
     parser.add_argument("--cycle", type=int, default=64, help="stories of a world, as in a recipe; 1: none")
     parser.add_argument("--items", type=int, default=300, help="story items of the test split")
     asked = parser.parse_args()
-    training = TextTraining(stories=asked.stories)
+    training = TextTraining()
     stories = generate_stories(training.seed, asked.stories, cycles=Cycles(asked.cycle))
     model = TextModel([story.sentences[asked.language] for story in stories], training)
     items = [item for item in make_items(1, asked.items, "test") if item.kind == "story"]
@@ -136,7 +131,7 @@ def main() -> None:
     losses = []
     for told, loss in model.train():
         losses.append(loss)
-        if len(losses) % 100 == 0 or told + training.batch > asked.stories:
+        if len(losses) % 100 == 0 or told == asked.stories:
             one = accuracy(model.choices(items, asked.language), pairs)
             low, high = one["ci95"]
             shown = f"{100 * one['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -13,8 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
+import numpy as np
+
+from train.evaluate.statistics import outcomes
 from train.stories.cloze import ClozeItem
 from train.stories.grammar import Story
+
+
+def words(sentence: str) -> list[str]:
+    """Lower-case words and marks."""
+    return re.findall(r"\w+|[^\w\s]", sentence.lower())
 
 
 class Bigrams:
@@ -24,18 +32,17 @@ class Bigrams:
         self.pairs: Counter[tuple[str, str]] = Counter()
         self.words: Counter[str] = Counter()
         for sentence in sentences:
-            words = self._split(sentence)
-            self.pairs.update(pairwise(words))
-            self.words.update(words[:-1])
+            framed = self._frame(sentence)
+            self.pairs.update(pairwise(framed))
+            self.words.update(framed[:-1])
 
     @staticmethod
-    def _split(sentence: str) -> list[str]:
-        return ["<s>", *re.findall(r"\w+|[^\w\s]", sentence.lower()), "</s>"]
+    def _frame(sentence: str) -> list[str]:
+        return ["<s>", *words(sentence), "</s>"]
 
     def score(self, sentence: str) -> float:
         """Mean log-likelihood a word."""
-        words = self._split(sentence)
-        pairs = list(pairwise(words))
+        pairs = list(pairwise(self._frame(sentence)))
         total = sum(math.log((self.pairs[p] + 1) / (self.words[p[0]] + len(self.words))) for p in pairs)
         return total / len(pairs)
 
@@ -51,5 +58,5 @@ def shortcut_scorers(stories: Sequence[Story], language: str) -> dict[str, Calla
 
 def correct_choices(items: Iterable[ClozeItem], language: str, score: Callable[[str], float]) -> list[float]:
     """For every item 1 where the right ending scores higher, 0 where the wrong one does, 1/2 for a tie."""
-    margins = [score(item.right[language]) - score(item.wrong[language]) for item in items]
-    return [(margin > 0) + 0.5 * (margin == 0) for margin in margins]
+    scores = np.array([[score(side[language]) for side in (item.right, item.wrong)] for item in items]).reshape(-1, 2)
+    return outcomes(*scores.T).tolist()
