@@ -99,6 +99,10 @@ class Visitor:
         """The line that says what goes on."""
         return str(self.page.locator(".status").inner_text())
 
+    def badge(self, language: str) -> Any:
+        """The signs that say that somebody spoke this language."""
+        return self.page.locator(".badge", has_text=language)
+
     def wait_for(self, *states: str, seconds: float = 60) -> None:
         """Wait until the page is in one of these states."""
         selector = ", ".join(f".talk[data-state={state}]" for state in states)
@@ -477,9 +481,10 @@ def test_talking_with_the_shipped_bundle(browser: Any, bundle: Bundle, tmp_path:
             assert sounding_seconds(visitor.heard()[1].reshape(-1), bundle.sample_rate) > 0.3
             visitor.target("fr")
             visitor.forget_sound()
-            visitor.hold(4.0)  # the next turn, push to talk, in the other language
-            visitor.wait_replies(visitor.page.locator(".reply").count())
-            assert visitor.page.locator(".reply .badge").last.inner_text() == "French"
+            visitor.hold(8.0)  # longer than the silence between two tellings: the next turn, in the other language
+            reply = visitor.page.locator(".turn").last.locator(".reply", has=visitor.badge("French"))
+            reply.locator(".play:enabled").wait_for()
+            visitor.wait_for("idle")
             assert sounding_seconds(visitor.heard()[1].reshape(-1), bundle.sample_rate) > 0.3
             visitor.page.locator("#tab-results").click()
             assert visitor.page.locator("#panel-results tr").count() > 4
