@@ -22,12 +22,13 @@ from slm.cores import Cores
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.listening import PromptStream
+from slm.model import BUNDLES
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
 
 FORMAT = 1
-SHIPPED = Path(__file__).parent / "bundles" / "braid"
+SHIPPED = BUNDLES / "braid"
 SENTENCE_PAUSE = 0.2
 """s of silence between two sentences of a continuation, beside the sentences' own."""
 FIRST_SECONDS = 0.06

@@ -1,14 +1,16 @@
 """The language model: an ordinary transformers causal LM over the unit vocabulary.
 
-Built from scratch (Llama architecture) or warm-started from a text LM (TWIST: Hassid et al., arXiv 2305.13009): the
-body's weights are kept, the embedding and the head are new, because text tokens and unit tokens share nothing.
+Built from scratch (Llama architecture); or warm-started from a text LM (TWIST: Hassid et al., arXiv 2305.13009), whose
+body's weights are kept, while embedding and head are new, because text tokens and unit tokens share nothing; or a model of
+units that is trained further, with all its weights.
 On disk it is a plain transformers folder with its tokenizer beside it; no code of this project is needed to load it.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ from torch import nn
 from slm.errors import TresseError
 from slm.units.vocabulary import UnitVocabulary
 
+BUNDLES = Path(__file__).parent / "bundles"
+"""Where the shipped bundles are."""
 FEW_ROWS = 16
 """Rows below which PyTorch's own products are as fast."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Size of a Llama-architecture model, or the text LM to start from.
+    """Size of a Llama-architecture model, or the language model to start from.
 
     The default is the model that trains on two CPU cores (5.6M parameters with 2,048 tokens).
-    warm_start: folder or hub id of a transformers causal LM; its dimensions are used and the ones below ignored.
+    warm_start: folder or hub id of a transformers causal LM of text, or the name or folder of a bundle, to train its model
+    further; then its dimensions count and the other settings are ignored.
     """
 
     hidden_size: int = 256
@@ -39,6 +44,26 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     tie_embeddings: bool = True
     warm_start: str | None = None
+
+    def shape(self) -> ModelConfig:
+        """The size alone, without the weights to start from: of a model of units its own, else the settings'."""
+        folder = None if self.warm_start is None else unit_model(self.warm_start)
+        if folder is None:
+            return replace(self, warm_start=None)
+        from transformers import AutoConfig
+
+        held = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+        return replace(
+            self,
+            warm_start=None,
+            hidden_size=held.hidden_size,
+            layers=held.num_hidden_layers,
+            heads=held.num_attention_heads,
+            key_value_heads=held.num_key_value_heads,
+            intermediate_size=held.intermediate_size,
+            max_position=held.max_position_embeddings,
+            tie_embeddings=held.tie_word_embeddings,
+        )
 
     def build(self, vocabulary: UnitVocabulary) -> Any:
         """A new float32 model for this vocabulary; weights drawn from torch's global generator."""
@@ -68,19 +93,39 @@ class ModelConfig:
         return LlamaForCausalLM(config)
 
 
-def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> Any:
-    """A text LM with its body's weights kept and a new embedding and head for the units (TWIST).
+def unit_model(source: str | Path) -> Path | None:
+    """The folder of the language model of units that `source` names: a shipped bundle, a bundle's folder, or the model's
+    own. None for anything else, such as a text LM."""
+    places = [Path(source), *([BUNDLES / source] if "/" not in str(source) else [])]
+    for folder in (folder for place in places for folder in (place / "slm", place)):
+        try:
+            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(settings, dict) and "codebook_size" in settings:
+            return folder
+    return None
 
-    source: folder or hub id of any transformers causal LM (Qwen2, Llama 3.2, SmolLM2, OPT ...). Returns float32.
+
+def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> Any:
+    """A model to start from, float32.
+
+    source: folder or hub id of any transformers causal LM of text (Qwen2, Llama 3.2, SmolLM2, OPT ...): its body's weights
+    are kept, embedding and head are new (TWIST). Or what `unit_model` knows: all weights are kept, and the tags that
+    `vocabulary` has more begin as the mean of those there. Raises TresseError for another source, and where the
+    vocabularies differ otherwise.
     """
     from transformers import AutoModelForCausalLM, GenerationConfig
 
+    further = unit_model(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(str(further or source), dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise TresseError(
-            f"cannot start from {source}: give a folder or hub id of a transformers causal language model"
+            f"cannot start from {source}: give a folder or hub id of a transformers causal language model, or a bundle"
         ) from error
+    if further is not None:
+        return _with_new_tags(model, UnitVocabulary.load(further), vocabulary, source)
     config = model.config
     text = config.get_text_config()
     tied = bool(text.tie_word_embeddings)
@@ -99,6 +144,21 @@ def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> Any:
     model.generation_config = GenerationConfig(bos_token_id=vocabulary.bos_id, eos_token_id=vocabulary.eos_id)
     if tied:
         model.tie_weights()
+    return model
+
+
+def _with_new_tags(model: Any, own: UnitVocabulary, vocabulary: UnitVocabulary, source: str | Path) -> Any:
+    """The model with rows for the languages that its own vocabulary lacks."""
+    if own.add_languages(vocabulary.languages).tokenizer.get_vocab() != vocabulary.tokenizer.get_vocab():
+        raise TresseError(
+            f"{source} has other tokens: make the vocabulary from it (a recipe with model.warm_start does)"
+        )
+    if len(vocabulary) > len(own):
+        tags = list(own.tag_ids.values())
+        model.resize_token_embeddings(len(vocabulary), mean_resizing=False)
+        with torch.no_grad():
+            for table in (model.get_input_embeddings().weight, model.get_output_embeddings().weight):
+                table[len(own) :] = table[tags].mean(0)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,33 @@ def test_a_warm_start_keeps_the_body_and_replaces_embedding_and_head(
 def test_a_warm_start_from_nowhere_names_the_mend(tmp_path: Path, vocabulary: UnitVocabulary) -> None:
     with pytest.raises(TresseError, match="give a folder or hub id"):
         warm_start(tmp_path / "nothing", vocabulary)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_of_units_is_trained_further_with_all_it_knows(
+    tied: bool, tmp_path: Path, vocabulary: UnitVocabulary
+) -> None:
+    model = replace(SMALL, tie_embeddings=tied).build(vocabulary).eval()
+    save_model(model, vocabulary, tmp_path / "bundle" / "slm", half=False)
+    for source in (tmp_path / "bundle", tmp_path / "bundle" / "slm"):
+        again = ModelConfig(warm_start=str(source)).build(vocabulary).state_dict()
+        assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+    config = ModelConfig(warm_start=str(tmp_path / "bundle"))
+    assert config.shape() == replace(SMALL, tie_embeddings=tied, key_value_heads=SMALL.heads)
+    # a third language: what is known stays, and its tag begins as the mean of the others
+    more = vocabulary.add_languages(["de"])
+    wider = config.build(more).eval()
+    with torch.no_grad():
+        assert torch.allclose(wider(TOKENS).logits[..., : len(vocabulary)], model(TOKENS).logits, atol=1e-6)
+        for table in (wider.get_input_embeddings().weight, wider.get_output_embeddings().weight):
+            assert torch.equal(table[more.tag_ids["de"]], table[[more.tag_ids["en"], more.tag_ids["fr"]]].mean(0))
+    save_model(wider, more, tmp_path / "wider", half=False)
+    loaded, words = load_model(tmp_path / "wider")
+    assert words.languages == ["en", "fr", "de"]
+    assert loaded.config.vocab_size == len(more)
+    other = UnitVocabulary.train([], codebook_size=40, languages=["en", "fr"], vocab_size=None)
+    with pytest.raises(TresseError, match="has other tokens"):
+        config.build(other)
 
 
 @pytest.mark.parametrize("tied", [True, False])

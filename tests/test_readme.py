@@ -78,6 +78,7 @@ RUNS = {
     "tresse recipe braid": DRY,
     "tresse recipe braid --until vocabulary": DRY,
     "tresse recipe mine.yaml --dry-run": Run(),
+    "tresse recipe further.yaml --dry-run": Run(),
     "tresse recipe small": DRY,
     "tresse recipe ablation": DRY,
     "tresse recipe braid --out runs/short --set slm.tokens=20_000_000 --set stories.train=8000": DRY,

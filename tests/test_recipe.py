@@ -105,6 +105,23 @@ def test_a_finished_run_does_nothing_and_another_recipe_is_refused(undisturbed: 
         run_recipe(Recipe.load("tiny", {**overrides, "seed": "1"}), undisturbed)
 
 
+def test_a_bundle_is_trained_further(undisturbed: Path, tmp_path: Path) -> None:
+    """Nearly without a learning rate a model trained further is the one it began as; with one it is another."""
+    source = undisturbed / "bundle"
+    parts = {"parts.units": json.dumps(str(source)), "model": json.dumps({"warm_start": str(source)}), "seed": "1"}
+    overrides = {key: json.dumps(value) for key, value in SMALL.items()} | parts
+    weights = {}
+    for rate in (1e-12, 1e-2):
+        recipe = Recipe.load("tiny", {**overrides, "slm.learning_rate": str(rate)})
+        run_recipe(recipe, tmp_path / str(rate), until="slm", workers=1)
+        weights[rate] = (tmp_path / str(rate) / "slm" / "slm" / "model.safetensors").read_bytes()
+    began = (source / "slm" / "model.safetensors").read_bytes()
+    assert weights[1e-12] == began != weights[1e-2]
+    assert (tmp_path / "1e-12/vocabulary/tokenizer.json").read_bytes() == (source / "slm/tokenizer.json").read_bytes()
+    with pytest.raises(TresseError, match=r"set parts\.units to it too"):
+        Recipe.load("tiny", {**overrides, "parts.units": "null"}).held_vocabulary()
+
+
 def test_recipes_are_checked(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nlanguages: [en]\nslm: {learnin_rate: 1.0}\n", encoding="utf-8")

@@ -74,8 +74,9 @@ def estimate(recipe: Recipe, out: Path, *, measure: bool = True) -> dict[str, An
         if "seconds" in held:
             spoken = held["seconds"] / max(1, stories) / len(held["languages"])
             document = round(spoken * rate / units_a_token + SENTENCES * training.tags) + 1
-    size = (recipe.vocabulary.size or _codebook(recipe)) + 2 + len(recipe.languages)
-    config = replace(recipe.model, warm_start=None)
+    held = recipe.held_vocabulary()
+    size = len(held) if held else (recipe.vocabulary.size or _codebook(recipe)) + 2 + len(recipe.languages)
+    config = recipe.model.shape()
     with torch.device("meta"):
         model = config.build(_Tokens(size))  # type: ignore[arg-type]
     parameters = parameter_count(model)

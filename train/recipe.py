@@ -25,7 +25,8 @@ from typing import Any
 import yaml
 
 from slm.errors import TresseError
-from slm.model import ModelConfig
+from slm.model import BUNDLES, ModelConfig, unit_model
+from slm.units import UnitVocabulary
 from slm.units.conv import ConvEncoderConfig
 from train.asr import ASRTraining
 from train.checkpoint import atomic_path, write_json
@@ -70,12 +71,10 @@ class Parts:
 
     def find(self, part: str) -> Path | None:
         """The folder of a part that is to be taken, None where it is to be made. Raises TresseError for none there."""
-        from slm.bundle import SHIPPED
-
         source = getattr(self, part)
         if source is None:
             return None
-        places = [SHIPPED.parent / source] if "/" not in source else []
+        places = [BUNDLES / source] if "/" not in source else []
         for place in [Path(source), *places]:
             for folder in (place / part, place):
                 if (folder / "config.json").exists():
@@ -206,6 +205,26 @@ class Recipe:
             raise TresseError(f"cannot read the recipe {path}: {str(error).splitlines()[0]}") from error
         return parse(cls, values, str(path))
 
+    def taken(self, stage: str) -> Path | None:
+        """The folder of what a stage takes from a bundle instead of making it; None where it makes it.
+
+        A model that is trained further brings its vocabulary. Raises TresseError for none there, and where that model
+        would be given the units of another encoder than its own.
+        """
+        if stage != "vocabulary":
+            return self.parts.find(stage)
+        folder = None if self.model.warm_start is None else unit_model(self.model.warm_start)
+        if folder is not None and self.parts.units is None:
+            raise TresseError(
+                f"model.warm_start={self.model.warm_start} knows its own units: set parts.units to it too"
+            )
+        return folder
+
+    def held_vocabulary(self) -> UnitVocabulary | None:
+        """The vocabulary of the model that is trained further, with the recipe's languages; None where there is none."""
+        folder = self.taken("vocabulary")
+        return None if folder is None else UnitVocabulary.load(folder).add_languages(self.languages)
+
 
 def parse(kind: type, values: Any, where: str) -> Any:
     """A mapping as a (nested) dataclass. Unknown keys are refused, naming the nearest known one; types are checked."""
@@ -263,7 +282,7 @@ class Stage:
     def depends_on(self, recipe: Recipe) -> dict[str, Any]:
         """The settings it depends on, beside the stages before it; of a part that is taken, its content."""
         settings = {key: _plain(getattr(recipe, key)) for key in ("languages", "seed")}
-        folder = recipe.parts.find(self.name) if self.takes else None
+        folder = recipe.taken(self.name) if self.takes else None
         if folder is not None:
             return settings | {"taken": _content(folder)}
         return settings | {key: _plain(getattr(recipe, key)) for key in self.settings}

@@ -52,7 +52,7 @@ def in_languages(story: Story, languages: Iterable[str]) -> Story:
 
 def take(recipe: Recipe, part: str, folder: Path) -> bool:
     """Copy a part that the recipe takes from a bundle, with what that bundle measured; whether there is one to take."""
-    source = recipe.parts.find(part)
+    source = recipe.taken(part)
     if source is None:
         return False
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +93,11 @@ def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
 
 
 def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
-    """Learn the unit vocabulary from the corpus."""
+    """Learn the unit vocabulary from the corpus, or take that of the model that is trained further."""
+    held = recipe.held_vocabulary()
+    if held is not None:
+        held.save(out / "vocabulary")
+        return
     encoder = load_encoder(out / "units")
     vocabulary = UnitVocabulary.train(
         read_units(out / "corpus", list(recipe.languages)),
@@ -294,7 +298,7 @@ DATA = [
     Stage("stories", ("stories",), make_stories),
     Stage("units", ("units",), make_units, takes=True),
     Stage("corpus", ("corpus",), make_corpus),
-    Stage("vocabulary", ("vocabulary",), make_vocabulary),
+    Stage("vocabulary", ("vocabulary",), make_vocabulary, takes=True),
 ]
 BUNDLE = [
     Stage("slm", ("model", "slm"), make_slm, together=True),
