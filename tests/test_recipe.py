@@ -105,6 +105,16 @@ def test_a_finished_run_does_nothing_and_another_recipe_is_refused(undisturbed: 
         run_recipe(Recipe.load("tiny", {**overrides, "seed": "1"}), undisturbed)
 
 
+def test_a_part_made_alone_is_the_part_of_the_whole(undisturbed: Path, tmp_path: Path) -> None:
+    overrides = {key: json.dumps(value) for key, value in SMALL.items()}
+    taken = {"parts.units": json.dumps(str(undisturbed / "bundle"))}
+    run_recipe(Recipe.load("tiny", overrides | taken), tmp_path, until="vocoder", workers=1)
+    assert (tmp_path / "vocoder" / "model.safetensors").read_bytes() == (
+        undisturbed / "bundle" / "vocoder" / "model.safetensors"
+    ).read_bytes()
+    assert {path.stem for path in (tmp_path / "done").glob("*.json")} == {"stories", "units", "vocoder"}
+
+
 def test_a_bundle_is_trained_further(undisturbed: Path, tmp_path: Path) -> None:
     """Nearly without a learning rate a model trained further is the one it began as; with one it is another."""
     source = undisturbed / "bundle"

@@ -5,7 +5,7 @@
 or, with `ablation`, stories -> units -> corpus -> vocabulary -> ablation.
 
 Every stage writes into its own folder of the output and leaves a marker with a fingerprint of its settings and of the
-stages before it. A run that was interrupted goes on with the first stage without a marker; every stage that takes
+stages that it needs. A run that was interrupted goes on with the first stage without a marker; every stage that takes
 long resumes inside as well.
 """
 
@@ -268,7 +268,8 @@ def _check_keys(kind: Any, values: Any, where: str, prefix: str = "") -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """A step of a recipe: its name, the parts of the recipe it depends on, and what it does with the output folder.
+    """A step of a recipe: its name, the parts of the recipe it depends on, what it does with the output folder, and the
+    stages that it needs (of those that the recipe has).
 
     takes: whether it can be taken from a bundle (`parts`). together: whether several processes may carry it out as one.
     """
@@ -276,11 +277,12 @@ class Stage:
     name: str
     settings: tuple[str, ...]
     run: Callable[[Recipe, Path, int], None]
+    needs: tuple[str, ...] = ()
     takes: bool = False
     together: bool = False
 
     def depends_on(self, recipe: Recipe) -> dict[str, Any]:
-        """The settings it depends on, beside the stages before it; of a part that is taken, its content."""
+        """The settings it depends on, beside the stages that it needs; of a part that is taken, its content."""
         settings = {key: _plain(getattr(recipe, key)) for key in ("languages", "seed")}
         folder = recipe.taken(self.name) if self.takes else None
         if folder is not None:
@@ -289,41 +291,54 @@ class Stage:
 
 
 def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
-    """Carry out the stages of a recipe in `out`, up to and including `until`; goes on where an earlier run stopped.
+    """Carry out the stages of a recipe in `out`, or only `until` and what it needs; goes on where an earlier run stopped.
 
     Under `accelerate launch` the processes train the language model together; what comes before must be there.
     Raises TresseError where `out` holds the work of another recipe.
     """
     from train.stages import stages_of
 
-    stages = stages_of(recipe)
-    names = [stage.name for stage in stages]
-    if until is not None and until not in names:
-        raise TresseError(f"there is no stage {until}: choose one of {', '.join(names)}")
-    fingerprint = ""
-    for stage in stages:
+    stages = {stage.name: stage for stage in stages_of(recipe)}
+    if until is not None and until not in stages:
+        raise TresseError(f"there is no stage {until}: choose one of {', '.join(stages)}")
+    wanted = set(stages) if until is None else _needed(until, stages)
+    fingerprints: dict[str, str] = {}
+    for name, stage in stages.items():
+        if name not in wanted:
+            continue
         settings = stage.depends_on(recipe)
-        digest = hashlib.sha256(json.dumps([fingerprint, settings], sort_keys=True).encode())
-        fingerprint = digest.hexdigest()[:16]
-        marker = out / "done" / f"{stage.name}.json"
+        before = [fingerprints[needed] for needed in stage.needs if needed in stages]
+        digest = hashlib.sha256(json.dumps([before, settings], sort_keys=True).encode())
+        fingerprints[name] = digest.hexdigest()[:16]
+        marker = out / "done" / f"{name}.json"
         if marker.exists():
-            if json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] != fingerprint:
+            if json.loads(marker.read_text(encoding="utf-8"))["fingerprint"] != fingerprints[name]:
                 raise TresseError(
-                    f"{out} holds the stage {stage.name} of another recipe: choose another --out, or delete {marker}"
+                    f"{out} holds the stage {name} of another recipe: choose another --out, or delete {marker}"
                 )
         elif under_launcher() and not stage.together:
             raise TresseError(
-                f"the stage {stage.name} is for one process: run tresse recipe {recipe.name} --until "
-                f"{names[max(0, names.index('slm') - 1)] if 'slm' in names else stage.name} first, without a launcher"
+                f"the stage {name} is for one process: run tresse recipe {recipe.name} --until "
+                f"{'vocabulary' if 'slm' in stages else name} first, without a launcher"
             )
         elif is_main():
-            with _Stopwatch(out / "done" / f".{stage.name}.seconds") as watch:
+            with _Stopwatch(out / "done" / f".{name}.seconds") as watch:
                 stage.run(recipe, out, workers)
-                write_json(marker, {"fingerprint": fingerprint, "seconds": watch.seconds, "settings": settings})
+                held = {"fingerprint": fingerprints[name], "seconds": watch.seconds, "settings": settings}
+                write_json(marker, held)
         else:
             stage.run(recipe, out, workers)
-        if stage.name == until or (under_launcher() and stage.together):
+        if under_launcher() and stage.together:
             return
+
+
+def _needed(name: str, stages: Mapping[str, Stage]) -> set[str]:
+    """A stage and, of these, all that it needs."""
+    found = {name}
+    for needed in stages[name].needs:
+        if needed in stages:
+            found |= _needed(needed, stages)
+    return found
 
 
 def _content(folder: Path) -> str:

@@ -296,18 +296,18 @@ def _stage_seconds(out: Path) -> dict[str, float]:
 
 DATA = [
     Stage("stories", ("stories",), make_stories),
-    Stage("units", ("units",), make_units, takes=True),
-    Stage("corpus", ("corpus",), make_corpus),
-    Stage("vocabulary", ("vocabulary",), make_vocabulary, takes=True),
+    Stage("units", ("units",), make_units, needs=("stories",), takes=True),
+    Stage("corpus", ("corpus",), make_corpus, needs=("stories", "units")),
+    Stage("vocabulary", ("vocabulary",), make_vocabulary, needs=("corpus",), takes=True),
 ]
 BUNDLE = [
-    Stage("slm", ("model", "slm"), make_slm, together=True),
-    Stage("vocoder", ("vocoder",), make_vocoder, takes=True),
-    Stage("bundle", ("name", "bundle"), make_bundle),
+    Stage("slm", ("model", "slm"), make_slm, needs=("vocabulary",), together=True),
+    Stage("vocoder", ("vocoder",), make_vocoder, needs=("stories", "units"), takes=True),
+    Stage("bundle", ("name", "bundle"), make_bundle, needs=("slm", "vocoder")),
 ]
-RECOGNISER = Stage("asr", ("asr",), make_asr, takes=True)
-MEASURE = Stage("evaluation", ("evaluation",), measure)
-ABLATION = Stage("ablation", ("model", "slm", "ablation"), compare_models)
+RECOGNISER = Stage("asr", ("asr",), make_asr, needs=("bundle",), takes=True)
+MEASURE = Stage("evaluation", ("evaluation",), measure, needs=("bundle", "asr"))
+ABLATION = Stage("ablation", ("model", "slm", "ablation"), compare_models, needs=("vocabulary",))
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:

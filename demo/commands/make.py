@@ -14,7 +14,9 @@ from slm.errors import TresseError
 def recipe_command(
     name: Annotated[str, typer.Argument(help="A recipe of the project (tiny) or a .yaml file.", show_default=False)],
     out: RunOption = None,
-    until: Annotated[str | None, typer.Option(help="Stop after this stage.", show_default=False)] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Make only this stage and what it needs.", show_default=False)
+    ] = None,
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Change a value: --set slm.tokens=100000.", show_default=False)
     ] = None,
