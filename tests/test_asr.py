@@ -28,7 +28,9 @@ from train.asr_data import (
     MelFeatures,
     PoolSettings,
     Studio,
+    Utterance,
     augment,
+    frame_phones,
     make_pool,
     plan_pool,
     scramble,
@@ -37,6 +39,7 @@ from train.asr_data import (
 from train.asr_model import SPECIAL, ASRModel, train_tokenizer
 from train.augment import Augmentation
 from train.checkpoint import load_checkpoint
+from train.evaluate.phones import SILENCE
 from train.evaluate.recogniser import evaluate_recogniser
 from train.speech import SAMPLE_RATE, Voices, speak
 
@@ -321,6 +324,14 @@ def test_the_pool_goes_on_and_refuses_others(tmp_path: Path, voices: Voices, mon
     plan = plan_pool(PoolSettings(utterances=8), SENTENCES, list(voices.training))
     assert [one.language for one in plan] == ["en", "fr"] * 4
     assert {one.speaker for one in plan} <= set(voices.training)
+    again = plan_pool(PoolSettings(utterances=400, resynthesised=0.5), SENTENCES, list(voices.training), bundle=True)
+    other = plan_pool(
+        PoolSettings(utterances=400, resynthesised=0.5, retimed=0.5), SENTENCES, list(voices.training), bundle=True
+    )
+    assert [replace(one, retimed=False) for one in other] == again
+    retimed = [one.through for one in other if one.retimed]
+    assert all(retimed)
+    assert 60 < len(retimed) < 140
     first = make_pool(plan, studio, tmp_path, 1)
     (tmp_path / "shard-0001.npz").unlink()
     second = make_pool(plan, studio, tmp_path, 1)
@@ -331,9 +342,13 @@ def test_the_pool_goes_on_and_refuses_others(tmp_path: Path, voices: Voices, mon
 
 
 def test_the_pool_knows_the_phones(tmp_path: Path, one_voice: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is spoken, and of what is spoken again in the same time; not where the time is another."""
+    """Of what is spoken, and of what is spoken again in a time that is known; not where the sound lasts another time."""
     rests = iter([1.0, 1.0, 0.5, 0.5])
-    monkeypatch.setattr("train.asr_data.resynthesise", lambda wave, *_: wave[: int(next(rests) * len(wave))])
+
+    def shortened(waveform: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        return waveform[: int(next(rests) * len(waveform))], np.full((2, 1), len(waveform) / 16000)
+
+    monkeypatch.setattr("train.asr_data.resynthesise", shortened)
     monkeypatch.setattr(Studio, "fingerprint", lambda *_: "")
     plan = plan_pool(PoolSettings(utterances=6, recorded=0.5), SENTENCES, list(one_voice.training))
     plan = [replace(one, through=number >= 2) for number, one in enumerate(plan)]
@@ -349,6 +364,25 @@ def test_the_pool_knows_the_phones(tmp_path: Path, one_voice: Voices, monkeypatc
     for number in (4, 5):
         assert set(pool.labels(number).tolist()) == {UNKNOWN}
     assert {"S", "b"} <= set(pool.phones)
+
+
+def test_phones_move_with_the_vocoders_own_timing(one_voice: Voices) -> None:
+    """Spoken by the shipped vocoder with the run lengths that it predicts, a phone is where it sounds: what is labelled
+    silence is silent, as it is with the run lengths that were heard."""
+    from slm.bundle import SHIPPED
+
+    studio = Studio(MelFeatures(), one_voice, Augmentation(), SHIPPED)
+    speaker, gaps, spans = next(iter(one_voice.training)), [], []
+    for retimed in (False, True):
+        for language, text in SENTENCES:
+            waveform, heard = studio.record(Utterance(language, text, speaker, through=True, retimed=retimed))
+            mel = studio.features(waveform).max(1)
+            labels = frame_phones(heard, len(mel), studio.features)
+            gaps.append(mel[labels != SILENCE].mean() - mel[labels == SILENCE].mean())
+            spans.append(heard[-1].end)
+            assert abs(heard[-1].end - len(waveform) / 16000) < 0.1
+    assert min(gaps) > 1.5, "log10 of power"
+    assert spans[: len(SENTENCES)] != spans[len(SENTENCES) :]
 
 
 @given(st.lists(st.integers(20, 60), min_size=1, max_size=4), st.floats(0.5, 0.99), st.integers(0, 999))

@@ -37,7 +37,7 @@ SHARD = 500
 FLOOR = -10.0
 """log10 of the power that digital silence counts as (faster-whisper's)."""
 DRIFT = 0.04
-"""s by which a resynthesised utterance may differ in length from what was spoken and keep its phones' times."""
+"""s by which a resynthesised utterance may differ in length from what its units last and keep its phones' times."""
 UNKNOWN = -100
 """Label of a frame whose phone is not known; no loss counts it."""
 
@@ -69,26 +69,29 @@ class MelFeatures:
 
 @dataclass(frozen=True)
 class Utterance:
-    """A sentence to be spoken. through: by a bundle, from its units, rather than directly. recording: seed of the room,
-    line and noise that it is recorded with."""
+    """A sentence to be spoken. through: by a bundle, from its units, rather than directly; retimed: with the run lengths
+    that the bundle predicts. recording: seed of the room, line and noise that it is recorded with."""
 
     language: str
     text: str
     speaker: str
     through: bool = False
     recording: int | None = None
+    retimed: bool = False
 
 
 @dataclass(frozen=True)
 class PoolSettings:
     """What is spoken. utterances: in all languages together; scrambled: share whose words are drawn without regard to
     sense, lest the recogniser hear stories where there are none; resynthesised: share spoken by a bundle's vocoder;
-    recorded: share that passes through `augmentation`.
+    retimed: share of these whose run lengths are the vocoder's own, as in a reply; recorded: share that passes through
+    `augmentation`.
     """
 
     utterances: int = 40_000
     scrambled: float = 0.25
     resynthesised: float = 0.15
+    retimed: float = 0.0
     recorded: float = 0.4
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0
@@ -108,7 +111,7 @@ def plan_pool(
 
     sentences: (language, text). bundle: whether there is one to speak the resynthesised share.
     """
-    rng = np.random.default_rng([settings.seed, 11])
+    rng, timing = (np.random.default_rng([settings.seed, purpose]) for purpose in (11, 13))
     texts = {
         language: [text for other, text in sentences if other == language]
         for language in dict.fromkeys(language for language, _ in sentences)
@@ -125,7 +128,8 @@ def plan_pool(
             text = own[orders[language][number // len(languages) % len(own)]]
         through = bundle and rng.random() < settings.resynthesised
         recording = number if rng.random() < settings.recorded else None
-        plan.append(Utterance(language, text, speakers[rng.integers(len(speakers))], through, recording))
+        retimed = bool(timing.random() < settings.retimed) and through
+        plan.append(Utterance(language, text, speakers[rng.integers(len(speakers))], through, recording, retimed))
     return plan
 
 
@@ -208,9 +212,11 @@ class Studio:
         else:
             waveform = speak(one.text, one.language, speaker, self.voices)
         if one.through and self.bundle is not None:
-            before = len(waveform)
-            waveform = resynthesise(waveform, one, self.bundle)
-            if abs(len(waveform) - before) > DRIFT * SAMPLE_RATE:
+            before = len(waveform) / SAMPLE_RATE
+            waveform, (old, new) = resynthesise(waveform, one, self.bundle)
+            times = np.interp([[phone.start, phone.end] for phone in heard], [0.0, *old], [0.0, *new])
+            heard = [Phone(phone.name, *place) for phone, place in zip(heard, times.tolist(), strict=True)]
+            if abs(len(waveform) / SAMPLE_RATE - (before + new[-1] - old[-1])) > DRIFT:
                 heard = []
         if one.recording is not None:
             waveform = self.augmentation.recording(one.recording).of(waveform)
@@ -283,18 +289,25 @@ def frame_phones(heard: list[Phone], frames: int, features: MelFeatures) -> np.n
 _BUNDLES: dict = {}
 
 
-def resynthesise(waveform: np.ndarray, utterance: Utterance, bundle: Path) -> np.ndarray:
-    """The waveform as units, and these spoken by the bundle's vocoder, each sentence by one of its speakers."""
+def resynthesise(waveform: np.ndarray, utterance: Utterance, bundle: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The waveform as units, and these spoken by the bundle's vocoder, each sentence by one of its speakers.
+
+    Returns float32 [samples] at 16 kHz, and [2, N]: where the N units end in the waveform, and where in what is returned, s.
+    """
     from slm.audio import resample
     from slm.bundle import Bundle
+    from slm.units import collapses
 
     if bundle not in _BUNDLES:
         _BUNDLES[bundle] = Bundle.load(bundle, device="cpu")
     held = _BUNDLES[bundle]
     units = held.units.encode(waveform, SAMPLE_RATE)
     pick = int(hashlib.sha256(repr(utterance).encode()).hexdigest(), 16) % len(held.speakers)
-    audio = held.vocoder.synthesise(units, speaker=held.speakers[pick], language=utterance.language)
-    return resample(np.asarray(audio, np.float32), held.sample_rate, SAMPLE_RATE)
+    stream = held.vocoder.stream(held.speakers[pick])
+    own = utterance.retimed and collapses(held.units)
+    audio = stream.push(units.ids, None if own else units.run_lengths, utterance.language, final=True)
+    ends = np.cumsum([units.run_lengths, stream.run_lengths], axis=1) / units.frame_rate
+    return resample(np.asarray(audio, np.float32), held.sample_rate, SAMPLE_RATE), ends
 
 
 @dataclass(frozen=True)
