@@ -16,6 +16,7 @@ import pytest
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from tests.conftest import spoken_beginning
+from train.card import write_card
 from train.recipe import Recipe, run_recipe
 
 SMALL = {
@@ -43,9 +44,9 @@ SMALL = {
 STAGES = ["stories", "units", "corpus", "vocabulary", "slm", "vocoder", "bundle", "evaluation"]
 
 
-def start(out: Path) -> subprocess.Popen:
+def start(out: Path, *more: str) -> subprocess.Popen:
     changes = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    command = [sys.executable, "-m", "demo.cli", "recipe", "tiny", "--out", str(out), "--workers", "1", *changes]
+    command = [sys.executable, "-m", "demo.cli", "recipe", "tiny", "--out", str(out), "--workers", "1", *changes, *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
@@ -106,9 +107,9 @@ def test_a_finished_run_does_nothing_and_another_recipe_is_refused(undisturbed: 
 
 
 def test_a_part_made_alone_is_the_part_of_the_whole(undisturbed: Path, tmp_path: Path) -> None:
-    overrides = {key: json.dumps(value) for key, value in SMALL.items()}
-    taken = {"parts.units": json.dumps(str(undisturbed / "bundle"))}
-    run_recipe(Recipe.load("tiny", overrides | taken), tmp_path, until="vocoder", workers=1)
+    process = start(tmp_path, "--until", "vocoder", "--set", f"parts.units={undisturbed / 'bundle'}")
+    _, errors = process.communicate(timeout=280)
+    assert process.returncode == 0, errors.decode()[-2000:]
     assert (tmp_path / "vocoder" / "model.safetensors").read_bytes() == (
         undisturbed / "bundle" / "vocoder" / "model.safetensors"
     ).read_bytes()
@@ -118,15 +119,24 @@ def test_a_part_made_alone_is_the_part_of_the_whole(undisturbed: Path, tmp_path:
 def test_a_bundle_is_trained_further(undisturbed: Path, tmp_path: Path) -> None:
     """Nearly without a learning rate a model trained further is the one it began as; with one it is another."""
     source = undisturbed / "bundle"
-    parts = {"parts.units": json.dumps(str(source)), "model": json.dumps({"warm_start": str(source)}), "seed": "1"}
+    parts = {f"parts.{part}": json.dumps(str(source)) for part in ("units", "vocoder")} | {
+        "model": json.dumps({"warm_start": str(source)}),
+        "corpus": json.dumps({"stories_per_shard": 8, "speakers": ["bruno"]}),
+        "seed": "1",
+    }
     overrides = {key: json.dumps(value) for key, value in SMALL.items()} | parts
     weights = {}
     for rate in (1e-12, 1e-2):
         recipe = Recipe.load("tiny", {**overrides, "slm.learning_rate": str(rate)})
-        run_recipe(recipe, tmp_path / str(rate), until="slm", workers=1)
-        weights[rate] = (tmp_path / str(rate) / "slm" / "slm" / "model.safetensors").read_bytes()
+        run_recipe(recipe, tmp_path / str(rate), until="bundle", workers=1)
+        weights[rate] = (tmp_path / str(rate) / "bundle" / "slm" / "model.safetensors").read_bytes()
     began = (source / "slm" / "model.safetensors").read_bytes()
     assert weights[1e-12] == began != weights[1e-2]
+    made = Bundle.load(tmp_path / "0.01" / "bundle", device="cpu").info["provenance"]
+    assert made["voices"] == ["bruno", "basile", "anouk"], "none of these counts as never heard"
+    assert (made["warm_start"]["bundle"], made["warm_start"]["seed"], made["seed"]) == ("tiny", 0, 1)
+    write_card(tmp_path / "0.01" / "bundle")
+    assert "Began as | the bundle tiny (24 stories, seed 0" in (tmp_path / "0.01/bundle/README.md").read_text("utf-8")
     assert (tmp_path / "1e-12/vocabulary/tokenizer.json").read_bytes() == (source / "slm/tokenizer.json").read_bytes()
     with pytest.raises(TresseError, match=r"set parts\.units to it too"):
         Recipe.load("tiny", {**overrides, "parts.units": "null"}).held_vocabulary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from train.checkpoint import atomic_path
 from train.figures import figures
@@ -24,6 +25,7 @@ def write_card(folder: Path) -> None:
         "|---|---|",
         f"| Made by | `tresse recipe {made['recipe']}`, seed {made['seed']}, commit {made['commit']}, {made['made']} |",
         f"| Trained on | {made['stories']} generated parallel stories spoken by espeak-ng (data {made['data']}) |",
+        *_before(made.get("warm_start")),
         f"| Time | {minutes:.0f} minutes, all stages together |",
         f"| Units | {info['frame_rate']:g} Hz, {info['sample_rate']} Hz audio |",
         "",
@@ -40,3 +42,13 @@ def write_card(folder: Path) -> None:
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _before(origin: dict[str, Any] | None) -> list[str]:
+    """The line that tells what a model was before its training, where it was something."""
+    if not origin:
+        return []
+    if "bundle" not in origin:
+        return [f"| Began as | the text model {origin['model']} |"]
+    of = f"{origin.get('stories')} stories, seed {origin.get('seed')}, commit {origin.get('commit')}"
+    return [f"| Began as | the bundle {origin['bundle']} ({of}) |"]

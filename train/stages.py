@@ -14,11 +14,12 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from slm.errors import TresseError
-from slm.model import ModelConfig
+from slm.model import ModelConfig, unit_model
 from slm.units import UnitVocabulary, load_encoder
 from train.ablation import run_ablation
 from train.checkpoint import write_json
@@ -180,6 +181,8 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     write_examples(recipe, read_stories(out / "stories" / "train.jsonl"), made / "examples")
     corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
     measured = out / "units" / "metrics.json"
+    before = _began_as(recipe)
+    voices = [*(recipe.corpus.speakers or Voices.load().training), *before.get("voices", [])]
     info = {
         "format": 1,
         "name": recipe.name,
@@ -193,15 +196,28 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
             "commit": _commit(),
             "data": corpus["sources"],
             "stories": corpus["stories"],
-            "voices": list(recipe.corpus.speakers or Voices.load().training),
+            "voices": list(dict.fromkeys(voices)),
             "made": datetime.now(UTC).date().isoformat(),
             "training_seconds": _stage_seconds(out),
+            **({"warm_start": before} if before else {}),
         },
         "metrics": json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {},
     }
     write_json(made / "bundle.json", info)
     shutil.rmtree(out / "bundle", ignore_errors=True)
     made.rename(out / "bundle")
+
+
+def _began_as(recipe: Recipe) -> dict[str, Any]:
+    """What the language model was before this training: a bundle and its provenance, or a text LM; {} for nothing."""
+    source = recipe.model.warm_start
+    if source is None:
+        return {}
+    folder = unit_model(source)
+    if folder is None or not (folder.parent / "bundle.json").exists():
+        return {"model": Path(source).name if Path(source).exists() else source}
+    info = json.loads((folder.parent / "bundle.json").read_text(encoding="utf-8"))
+    return {"bundle": info.get("name"), **info.get("provenance", {})}
 
 
 def write_examples(recipe: Recipe, training: Iterable[Story], folder: Path) -> None:

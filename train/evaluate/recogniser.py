@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from train.checkpoint import atomic_path, write_json
 from train.progress import Progress
 from train.recipe import Recipe
 from train.speech import SAMPLE_RATE, Voices, speak
-from train.stories.grammar import distinct_sentences, generate_stories
+from train.stories.grammar import Story, distinct_sentences, generate_stories
 
 GROUPS = {"training": "training voices", "held_out": "held-out voices"}
 
@@ -27,13 +27,19 @@ def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count:
 
     info: of the bundle; where its recipe is not one of the project's, the first 2,000 training stories are avoided.
     """
-    made = info.get("provenance", {})
+    seen = _training_stories(info.get("provenance", {}))
+    return distinct_sentences(generate_stories(0, 30 * count, "test"), languages, count, without=seen)
+
+
+def _training_stories(made: Mapping[str, Any]) -> Iterator[Story]:
+    """The stories of a provenance, those included that its model was trained on before."""
     try:
         recipe = Recipe.load(str(made.get("recipe")))
-        seen = generate_stories(recipe.seed, recipe.stories.train, cycles=recipe.stories.cycles)
+        yield from generate_stories(recipe.seed, recipe.stories.train, cycles=recipe.stories.cycles)
     except TresseError:
-        seen = generate_stories(0, 2000)
-    return distinct_sentences(generate_stories(0, 30 * count, "test"), languages, count, without=seen)
+        yield from generate_stories(0, 2000)
+    if "recipe" in made.get("warm_start", {}):
+        yield from _training_stories(made["warm_start"])
 
 
 def evaluate_recogniser(
