@@ -90,8 +90,8 @@ class PoolSettings:
 
     utterances: int = 40_000
     scrambled: float = 0.25
-    resynthesised: float = 0.15
-    retimed: float = 0.0
+    resynthesised: float = 0.4
+    retimed: float = 0.5
     recorded: float = 0.4
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 0

@@ -45,6 +45,7 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
     parts = {page: _around(page, MARKS) for page in pages}
     report = (results / "report.md").read_text(encoding="utf-8")
     report = report.split("\n## Samples\n")[0]  # they need the recordings, which stay behind
+    report = report.replace(str(bundle.resolve()), bundle.as_posix())  # not where it lay
     scores = results / "cloze" / "scores.jsonl"
     lines = scores.read_text(encoding="utf-8").splitlines() if "cloze" in held["parts"] else []
     before = info.get("metrics", {})
