@@ -90,7 +90,7 @@ class Transcriber:
         *,
         device: str = "cpu",
         threads: int = 0,
-        beam: int = 1,
+        beam: int = 5,
     ) -> None:
         name = str(name_or_path)
         try:
