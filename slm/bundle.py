@@ -22,7 +22,7 @@ from slm.cores import Cores
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.listening import PromptStream
-from slm.model import BUNDLES
+from slm.model import BUNDLES, load_model
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
@@ -122,8 +122,6 @@ class Bundle:
     @cached_property
     def language_model(self) -> Any:
         """The transformers causal LM in float32, on the bundle's device."""
-        from slm.model import load_model
-
         return load_model(self.path / "slm")[0].to(self.device)
 
     @property

@@ -52,7 +52,10 @@ class ModelConfig:
             return replace(self, warm_start=None)
         from transformers import AutoConfig
 
-        held = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+        try:
+            held = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+        except (OSError, ValueError) as error:
+            raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
         return replace(
             self,
             warm_start=None,
@@ -93,11 +96,16 @@ class ModelConfig:
         return LlamaForCausalLM(config)
 
 
+def part_folders(source: str | Path, part: str) -> list[Path]:
+    """Where a part of a bundle may be that `source` names: a bundle's folder, the part's own, or a shipped bundle."""
+    places = [Path(source), *([BUNDLES / source] if "/" not in str(source) else [])]
+    return [folder for place in places for folder in (place / part, place)]
+
+
 def unit_model(source: str | Path) -> Path | None:
     """The folder of the language model of units that `source` names: a shipped bundle, a bundle's folder, or the model's
     own. None for anything else, such as a text LM."""
-    places = [Path(source), *([BUNDLES / source] if "/" not in str(source) else [])]
-    for folder in (folder for place in places for folder in (place / "slm", place)):
+    for folder in part_folders(source, "slm"):
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from slm.errors import TresseError
-from slm.model import BUNDLES, ModelConfig, unit_model
+from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
 from slm.units.conv import ConvEncoderConfig
 from train.asr import ASRTraining
@@ -74,11 +74,9 @@ class Parts:
         source = getattr(self, part)
         if source is None:
             return None
-        places = [BUNDLES / source] if "/" not in source else []
-        for place in [Path(source), *places]:
-            for folder in (place / part, place):
-                if (folder / "config.json").exists():
-                    return folder
+        for folder in part_folders(source, part):
+            if (folder / "config.json").exists():
+                return folder
         raise TresseError(f"parts.{part}: there is no {part} in {source}: give a bundle, or the folder {part}/ of one")
 
 
