@@ -130,21 +130,25 @@ def test_pieces_longer_than_a_row_are_refused() -> None:
 
 
 @pytest.mark.parametrize("tags", [True, False])
-def test_an_epoch_tells_every_story_once_as_the_braid_of_its_sentences(tmp_path: Path, tags: bool) -> None:
+@pytest.mark.parametrize("mode", ["interleaved", "retold"])
+def test_an_epoch_tells_every_story_once_as_the_braid_of_its_sentences(tmp_path: Path, mode: str, tags: bool) -> None:
     languages = ("en", "fr", "de")
     words = vocabulary(languages)
     stories = write_corpus(tmp_path, stories=30, languages=languages)
     corpus = TokenCorpus.load(tmp_path, words, tags=tags)
-    stream = PackedStream(corpus, "interleaved", row_length=512, seed=5, first_epoch=3)
+    stream = PackedStream(corpus, mode, row_length=512, seed=5, first_epoch=3)
     rows = round(stream.rows_per_epoch() * stream.epochs_per_plan)
     found = documents_of(stream.batch(0, rows))
     expected = []
     for epoch in range(3, 3 + stream.epochs_per_plan):
-        drawn = draw_languages("interleaved", languages, seed=5, epoch=epoch, stories=30, sentences=4)
+        drawn = draw_languages(mode, languages, seed=5, epoch=epoch, stories=30, sentences=4)
         for place, name in enumerate(corpus.ids):
-            told = [languages[k] for k in drawn[place, : len(stories[name]["en"])]]
             sentences = {k: [words.encode(np.asarray(s)) for s in spoken] for k, spoken in stories[name].items()}
-            expected.append(braid(sentences, told, words, tags=tags, end=True).tolist())
+            document = []
+            for telling in drawn[place].reshape(-1, 4):
+                told = [languages[k] for k in telling[: len(stories[name]["en"])]]
+                document += braid(sentences, told, words, tags=tags, end=True).tolist()
+            expected.append(document)
     assert sorted(found) == sorted(expected)
 
 
@@ -180,9 +184,10 @@ def test_batches_do_not_depend_on_who_asked_before(corpus: TokenCorpus) -> None:
     assert english == [0, 40, 80, 120]
 
 
-def test_units_tokens_and_targets_are_counted_by_language(corpus: TokenCorpus) -> None:
+@pytest.mark.parametrize("mode", ["interleaved", "retold"])
+def test_units_tokens_and_targets_are_counted_by_language(corpus: TokenCorpus, mode: str) -> None:
     words = vocabulary()
-    stream = PackedStream(corpus, "interleaved", row_length=96, seed=1)
+    stream = PackedStream(corpus, mode, row_length=512, seed=1)
     rows = round(stream.rows_per_epoch() * stream.epochs_per_plan)
     for count in (rows, rows + 3):  # one plan, and into the next
         batch = stream.batch(0, count)

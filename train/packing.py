@@ -1,10 +1,11 @@
 """From a unit corpus to packed batches: stories braided anew each epoch, documents packed into rows without padding.
 
-Legend: B rows of L positions. A *document* is one story as the model sees it: `<bos>`, sentences, `<eos>`. Inputs are
-its tokens but the last and targets its tokens but the first, so every position of a document carries a real target.
-Documents are packed by filling each row exactly from a pool of the next 64 (a subset-sum over bit sets, about 30 us a
-row); one that is longer than a row is cut into rows, no other ever. Positions restart with each document; what attention
-needs is recovered from them in one place (train.attention).
+Legend: B rows of L positions. A *document* is one story as the model sees it: `<bos>`, sentences, `<eos>`, and where it is
+retold the same once more, so that the second telling can look back at the first. Inputs are its tokens but the last and
+targets its tokens but the first, so every position of a document carries a real target. Documents are packed by filling
+each row exactly from a pool of the next 64 (a subset-sum over bit sets, about 30 us a row); one that is longer than a row
+is cut into rows, no other ever. Positions restart with each document; what attention needs is recovered from them in one
+place (train.attention).
 
 Everything is a pure function of (corpus, seed, row number): nothing here has a state to save. Tokenising happens once,
 on loading; after that one core feeds tens of millions of units a second.
@@ -167,13 +168,19 @@ class TokenCorpus:
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
     def document(self, story: int, languages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens int32 [M], language of each token but the first int64 [M - 1]) of one story in these languages."""
-        lengths = self.lengths[story, np.arange(len(languages)), languages]
-        starts = self.starts[story, np.arange(len(languages)), languages]
-        parts = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-        tokens = np.concatenate([[self.bos_id], *parts, [self.eos_id]]).astype(np.int32, copy=False)
-        spoken = np.repeat(languages, lengths)
-        return tokens, np.concatenate([spoken, spoken[-1:]])
+        """(tokens int32 [M], language of each token but the first int64 [M - 1]) of one story.
+
+        languages: of each sentence, int64 [sentences], or [tellings, sentences].
+        """
+        tokens: list[np.ndarray | list[int]] = []
+        spoken: list[np.ndarray] = []
+        for telling in np.atleast_2d(languages):
+            lengths = self.lengths[story, np.arange(len(telling)), telling]
+            starts = self.starts[story, np.arange(len(telling)), telling]
+            parts = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+            tokens += [[self.bos_id], *parts, [self.eos_id]]
+            spoken += [telling[:1], np.repeat(telling, lengths), telling[-1:]]
+        return np.concatenate(tokens).astype(np.int32, copy=False), np.concatenate(spoken)[1:]
 
 
 class _Sentences:
@@ -284,7 +291,7 @@ class _Plan:
     """The packing of a few epochs: which pieces of which documents make up each row."""
 
     stories: np.ndarray  # [documents]
-    drawn: np.ndarray  # [documents, sentences] languages
+    drawn: np.ndarray  # [documents, tellings, sentences] languages
     sentences: np.ndarray  # [documents]
     pieces: list[tuple[int, int, int]]  # (document, first position, positions)
     rows: list[list[int]]
@@ -342,7 +349,7 @@ class PackedStream:
             )
             stories.append(order)
             drawn.append(languages[corpus.index[order]].astype(np.int16))
-        plan = self._pack(np.concatenate(stories), np.concatenate(drawn))
+        plan = self._pack(np.concatenate(stories), np.concatenate(drawn).reshape(-1, self.mode.tellings, most))
         self._held = dict([*self._held.items(), (number, plan)][-2:])
         if number + 1 == len(self._starts):
             self._starts.append(self._starts[-1] + len(plan.rows))
@@ -351,10 +358,11 @@ class PackedStream:
 
     def _pack(self, stories: np.ndarray, drawn: np.ndarray) -> _Plan:
         corpus, length = self.corpus, self.row_length
-        chosen = drawn[:, :, None].astype(np.int64)
-        tokens = np.take_along_axis(corpus.lengths[stories], chosen, axis=2)[:, :, 0]
-        units = np.take_along_axis(corpus.units[stories], chosen, axis=2)[:, :, 0]
-        inputs = tokens.sum(axis=1, dtype=np.int64) + 1  # <bos> and the sentences; <eos> is only a target
+        chosen = drawn[..., None].astype(np.int64)
+        tokens = np.take_along_axis(corpus.lengths[stories][:, None], chosen, axis=3)[..., 0]
+        units = np.take_along_axis(corpus.units[stories][:, None], chosen, axis=3)[..., 0]
+        # each telling's <bos>, sentences and <eos>; the last <eos> is only a target
+        inputs = tokens.sum(axis=(1, 2), dtype=np.int64) + 2 * drawn.shape[1] - 1
         per_document = -(-inputs // length)
         document = np.repeat(np.arange(len(inputs)), per_document)
         part = np.arange(len(document)) - np.repeat(np.cumsum(per_document) - per_document, per_document)
@@ -368,8 +376,8 @@ class PackedStream:
         opening = row_of[part == 0]  # a cut document counts where it opens
         for language in range(len(corpus.languages)):
             here = drawn == language
-            np.add.at(consumed[1:, 0, language], opening, (units * here).sum(axis=1))
-            np.add.at(consumed[1:, 1, language], opening, (tokens * here).sum(axis=1))
+            np.add.at(consumed[1:, 0, language], opening, (units * here).sum(axis=(1, 2)))
+            np.add.at(consumed[1:, 1, language], opening, (tokens * here).sum(axis=(1, 2)))
         targets = np.r_[0, np.bincount(row_of, weights=sizes, minlength=len(rows)).astype(np.int64)]
         return _Plan(
             stories=stories,
@@ -425,7 +433,7 @@ class PackedStream:
             column = 0
             for piece in plan.rows[row]:
                 document, start, size = plan.pieces[piece]
-                drawn = plan.drawn[document, : plan.sentences[document]].astype(np.int64)
+                drawn = plan.drawn[document, :, : plan.sentences[document]].astype(np.int64)
                 text, spoken = self.corpus.document(plan.stories[document], drawn)
                 end = column + size
                 tokens[place, column:end] = text[start : start + size]

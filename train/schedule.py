@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slm.errors import TresseError
-from slm.interleave import MONOLINGUAL, Mode
+from slm.interleave import MONOLINGUAL, RETOLD, Mode
 from train.packing import PackedBatch, PackedStream, TokenCorpus
 
 EPOCHS_PER_STAGE = 1 << 24
@@ -26,9 +26,10 @@ EPOCHS_PER_MODE = 1 << 18
 class Stage:
     """A stretch of training. Exactly one of share, steps and units says how long it is.
 
-    mode: `interleaved`, `mixed` or `monolingual:LANG`; several of them are taken in turn, a step each. share: of the
-    run's `steps` or `tokens`, relative to the other stages with a share. units: in all, or by language: then languages
-    are drawn (or take their turns) so often that they meet their budgets together, and one without a budget is not told.
+    mode: `interleaved`, `retold`, `mixed` or `monolingual:LANG`; several of them are taken in turn, a step each. share: of
+    the run's `steps` or `tokens`, relative to the other stages with a share. units: in all, or by language: then
+    languages are drawn (or take their turns) so often that they meet their budgets together, and one without a budget is
+    not told.
     """
 
     mode: str | tuple[str, ...]
@@ -57,6 +58,8 @@ class Stage:
             unknown = [language for language in self.units if language not in languages]
             if unknown:
                 raise TresseError(f"the stage {self} has units for {unknown[0]}: known are {', '.join(languages)}")
+            if RETOLD in self.modes:
+                raise TresseError(f"{RETOLD} tells all languages: give the stage {self} a share, steps or units in all")
             told = [mode.language for mode in modes]
             if len(modes) > 1 and (None in told or set(told) != set(self.units) or len(set(told)) < len(told)):
                 raise TresseError(f"in turns, units by language need one {MONOLINGUAL}:LANG mode for each of them")
