@@ -187,11 +187,14 @@ def training_flops(model: Any, tokens: int, attended: int) -> float:
     return 6.0 * matrices * tokens + 12.0 * text.num_hidden_layers * text.num_attention_heads * head * attended
 
 
-def save_model(model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bool = True) -> None:
+def save_model(
+    model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bool = True, mantissa: int | None = None
+) -> None:
     """Write config.json, model.safetensors and the tokenizer, loadable by AutoModelForCausalLM and AutoTokenizer.
 
     half: bfloat16 weights on disk, the precision of training, a fifth smaller than float16 once compressed. The config
-    still says float32, so that loading gives a float32 model for the CPU.
+    still says float32, so that loading gives a float32 model for the CPU. mantissa: round matrices to so many mantissa
+    bits, of bfloat16's 7, so that they compress further.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +203,8 @@ def save_model(model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bo
         name: tensor.detach().to("cpu", dtype) if tensor.is_floating_point() else tensor.detach().cpu()
         for name, tensor in model.state_dict().items()
     }
+    if mantissa is not None:
+        state = {name: _rounded(tensor, mantissa) if tensor.ndim > 1 else tensor for name, tensor in state.items()}
     if model.config.get_text_config().tie_word_embeddings:  # one copy on disk; loading ties them again
         for name in getattr(model, "_tied_weights_keys", None) or []:
             state.pop(name, None)
@@ -207,6 +212,12 @@ def save_model(model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bo
         raise TresseError("the model has weights that are not finite: train it again, with a lower learning rate")
     model.save_pretrained(str(folder), state_dict=state)
     vocabulary.save(folder)
+
+
+def _rounded(values: torch.Tensor, mantissa: int) -> torch.Tensor:
+    """The nearest numbers with `mantissa` bits after the leading one, ties to the even one; shape and dtype stay."""
+    fractions, exponents = torch.frexp(values.double())  # fractions in 0.5 .. 1
+    return torch.ldexp((fractions * 2 ** (mantissa + 1)).round(), exponents - (mantissa + 1)).to(values.dtype)
 
 
 class QuickLinear(nn.Linear):

@@ -157,6 +157,24 @@ def test_a_saved_model_is_a_plain_transformers_folder(tied: bool, tmp_path: Path
     assert words.languages == vocabulary.languages
 
 
+@pytest.mark.parametrize("mantissa", [2, 3, 7])
+def test_weights_are_rounded_to_the_nearest_of_few_mantissa_bits(
+    mantissa: int, tmp_path: Path, vocabulary: UnitVocabulary
+) -> None:
+    torch.manual_seed(2)
+    model = SMALL.build(vocabulary)
+    model.get_input_embeddings().weight.data[0, :4] = torch.tensor([0.0, -1.0, 1.999, 1e-30])
+    save_model(model, vocabulary, tmp_path, mantissa=mantissa)
+    for name, value in load_model(tmp_path)[0].state_dict().items():
+        before = model.state_dict()[name].bfloat16().float()
+        if value.ndim < 2:
+            assert torch.equal(value, before)
+            continue
+        whole = torch.frexp(value)[0] * 2 ** (mantissa + 1)
+        assert torch.equal(whole, whole.round())
+        assert ((value - before).abs() <= before.abs() / 2 ** (mantissa + 1)).all()
+
+
 def test_quick_products_are_products(tmp_path: Path, vocabulary: UnitVocabulary) -> None:
     torch.manual_seed(3)
     save_model(SMALL.build(vocabulary), vocabulary, tmp_path)

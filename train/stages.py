@@ -174,7 +174,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     shutil.rmtree(made, ignore_errors=True)
     encoder = load_encoder(out / "units")
     encoder.save(made / "units")
-    save_model(*load_model(out / "slm" / "slm"), made / "slm")
+    save_model(*load_model(out / "slm" / "slm"), made / "slm", mantissa=recipe.bundle.mantissa)
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
