@@ -79,6 +79,8 @@ RUNS = {
     "tresse recipe braid --until vocabulary": DRY,
     "tresse recipe mine.yaml --dry-run": Run(),
     "tresse recipe further.yaml --dry-run": Run(),
+    "tresse recipe braid-more --dry-run": Run(),
+    "tresse recipe braid-more --set model.warm_start=runs/braid/bundle": Run("--set model.warm_start=braid --dry-run"),
     "tresse recipe small": DRY,
     "tresse recipe ablation": DRY,
     "tresse recipe braid --out runs/short --set slm.tokens=20_000_000 --set stories.train=8000": DRY,

@@ -34,10 +34,12 @@ def test_the_readme_states_the_measured_figures(bundle: Bundle) -> None:
 
 
 def test_its_origin_is_known(bundle: Bundle) -> None:
-    made, recipe = bundle.info["provenance"], Recipe.load("braid")
-    assert made["commit"]
-    assert (made["recipe"], made["seed"], made["stories"]) == (recipe.name, recipe.seed, recipe.stories.train)
-    assert bundle.info["languages"] == list(recipe.languages)
+    made = bundle.info["provenance"]
+    for one, name in ((made, "braid-more"), (made["warm_start"], "braid")):
+        recipe = Recipe.load(name)
+        assert one["commit"]
+        assert (one["recipe"], one["seed"], one["stories"]) == (recipe.name, recipe.seed, recipe.stories.train)
+        assert bundle.info["languages"] == list(recipe.languages)
 
 
 def test_the_scores_of_its_first_items_come_again(bundle: Bundle, tmp_path: Path) -> None:
