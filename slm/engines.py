@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from slm.errors import TresseError
+from slm.model import reading_model
 from slm.units.vocabulary import UnitVocabulary
 
 AHEAD = 8
@@ -174,11 +175,9 @@ def draw(logits: Any, sampling: Sampling, generator: Any) -> int:
 def _converted(folder: Path) -> Path:
     """The CTranslate2 form of a transformers folder, made once per content."""
     digest = hashlib.sha256(b"int8 1")
-    try:
+    with reading_model(folder):
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
             digest.update((folder / name).read_bytes())
-    except OSError as error:
-        raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tresse"
     try:
         home.mkdir(parents=True, exist_ok=True)

@@ -101,14 +101,12 @@ def draw_languages(
     else:
         for sentence in range(sentences):
             drawn[:, sentence] = _draw(seed, epoch, sentence, first, stories, len(languages), shares)
-    if mode.name != RETOLD:
-        return drawn
-    further = np.zeros_like(drawn)  # how many languages further on: never back to the first telling's
-    for sentence in range(sentences):
-        further[:, sentence] = 1 + _draw(
-            seed, epoch, MAX_SENTENCES + sentence, first, stories, len(languages) - 1, None
-        )
-    return np.concatenate([drawn, (drawn + further) % len(languages)], axis=1)
+    if mode.name == RETOLD:
+        again = drawn + 1  # and up to all but one language further on: never back to the first telling's
+        for sentence in range(sentences):
+            again[:, sentence] += _draw(seed, epoch, MAX_SENTENCES + sentence, first, stories, len(languages) - 1, None)
+        drawn = np.concatenate([drawn, again % len(languages)], axis=1)
+    return drawn
 
 
 def sentence_tokens(

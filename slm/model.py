@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,10 +54,8 @@ class ModelConfig:
             return replace(self, warm_start=None)
         from transformers import AutoConfig
 
-        try:
+        with reading_model(folder):
             held = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
-        except (OSError, ValueError) as error:
-            raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
         return replace(
             self,
             warm_start=None,
@@ -242,15 +242,22 @@ def _has_onednn() -> bool:
     return True
 
 
+@contextmanager
+def reading_model(folder: Path) -> Iterator[None]:
+    """Around the reading of a bundle's slm/: TresseError where files are missing or broken."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
+
+
 def load_model(folder: Path) -> tuple[Any, UnitVocabulary]:
     """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary)."""
     from transformers import AutoModelForCausalLM
 
     vocabulary = UnitVocabulary.load(Path(folder))
-    try:
+    with reading_model(folder):
         model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
     if model.config.vocab_size != len(vocabulary):
         raise TresseError(
             f"the model in {folder} has {model.config.vocab_size} tokens and its tokenizer {len(vocabulary)}: "
