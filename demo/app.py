@@ -22,6 +22,7 @@ from demo.look import HEAD, LOGO, STYLE, theme
 from demo.programs import add_programs
 from demo.routes import MAX_UPLOAD, WEB, plots, routes
 from demo.tabs import KEPT, Service
+from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def build_page(service: Service) -> gr.Blocks:
             elem_id="tresse",
             languages=bundle.languages,
             speakers=bundle.speakers,
+            defaults={"max_seconds": MAX_SECONDS, "temperature": TEMPERATURE, "top_p": TOP_P},
             rate=bundle.sample_rate,
             frame_rate=bundle.units.frame_rate,
             examples=[{"language": example.language, "text": example.text} for example in bundle.examples],

@@ -78,14 +78,15 @@ def pack(conversation: Conversation, bundle: Bundle) -> bytes:
 
 def describe_prompt(turn: Turn, bundle: Bundle) -> dict[str, Any]:
     """A prompt as JSON, with as much of the story before it as the model could look back on."""
-    story = turn.prompt.story
-    forgotten = bundle.context_use(story, turn.settings.max_seconds)[2]
+    prompt = turn.prompt
+    forgotten = bundle.context_use(prompt.story, turn.settings.max_seconds)[2]
     return {
-        "language": turn.prompt.language,
-        "seconds": turn.prompt.seconds,
+        "language": prompt.language,
+        "seconds": prompt.seconds,
+        "familiar": prompt.familiar,
         "transcript": turn.transcript,
-        "before": _sentences(turn.prompt.before[forgotten:]),
-        "sentences": _sentences(story[len(turn.prompt.before) :]),
+        "before": _sentences(prompt.before[forgotten:]),
+        "sentences": _sentences(prompt.said),
     }
 
 
@@ -122,7 +123,9 @@ def reproduce(bundle: Bundle, path: Path, turn: int | None = None, part: int = 1
         rate = float(listing["frame_rate"])
         prompt, wanted = told["prompt"], told["replies"][part - 1]
         own = [sentence.units for sentence in _read(prompt["sentences"], rate)]
-        asked = Prompt(own, prompt["language"], float(prompt["seconds"]), tuple(_read(prompt["before"], rate)))
+        before = tuple(_read(prompt["before"], rate))
+        familiar = bool(prompt.get("familiar", True))
+        asked = Prompt(own, prompt["language"], float(prompt["seconds"]), before, familiar)
         languages, seed = tuple(wanted["languages"]), int(wanted["seed"])
         samples = int(wanted["samples"])
     except (KeyError, TypeError, ValueError) as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Settings:
 
     target: str = SAME
     seed: int | None = None
-    temperature: float = 0.8
-    top_p: float = 0.95
-    max_seconds: float = 12.0
+    temperature: float = TEMPERATURE
+    top_p: float = TOP_P
+    max_seconds: float = MAX_SECONDS
     speaker: str | None = None
 
     @classmethod

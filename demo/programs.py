@@ -100,7 +100,8 @@ class Programs:
         replies = [{key: value for key, value in one.items() if key != "sentences"} for one in described]
         used, limit, forgotten = bundle.context_use(conversation.story, settings.max_seconds)
         context = {"used": used, "limit": limit, "forgotten": forgotten}
-        return files, {"turn": number + 1, "language": heard.language, "replies": replies, "context": context}
+        said = {"language": heard.language, "familiar": heard.familiar}
+        return files, {"turn": number + 1, **said, "replies": replies, "context": context}
 
     def undo_turn(self, request: gr.Request) -> int:
         """Take the last turn back; how many are left."""

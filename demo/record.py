@@ -40,7 +40,8 @@ def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: 
     seconds = len(audio) / bundle.sample_rate
     return {
         "prompt_seconds": round(len(waveform) / sample_rate, 3),
-        "prompt_language": chunks[0].prompt_language,
+        "prompt_language": chunks[0].prompt.language,
+        "prompt_familiar": chunks[0].prompt.familiar,
         "seconds": round(seconds, 3),
         "language": to,
         "tokens": chunks[-1].tokens,

@@ -343,6 +343,7 @@ class Tab:
         ]
         return {
             "language": turn.prompt.language,
+            "familiar": turn.prompt.familiar,
             "seconds": round(turn.prompt.seconds, 3),
             "rate": rate,
             "sentences": sentences,

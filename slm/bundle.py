@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from slm.continuation import Prompt, Sentence, continue_prompt, detect_language, fitting, hear
+from slm.continuation import Prompt, Sentence, continue_prompt, fitting, hear, understand
 from slm.cores import Cores
+from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.listening import PromptStream
@@ -48,7 +49,7 @@ class Example:
 @dataclass(frozen=True)
 class Chunk:
     """A piece of a continuation: float32 [samples] at the bundle's rate, the units it was spoken from (those new since the
-    chunk before), tokens generated so far, s since the prompt was given, and the language the prompt was heard in.
+    chunk before), tokens generated so far, s since the prompt was given, and the prompt as it was heard.
 
     sentence: int64 [N], for each unit the number of its sentence in the continuation, -1 in the pauses between them;
     languages: of the sentences begun so far."""
@@ -57,7 +58,7 @@ class Chunk:
     units: Units
     tokens: int
     elapsed: float
-    prompt_language: str
+    prompt: Prompt
     sentence: np.ndarray
     languages: tuple[str, ...]
 
@@ -163,7 +164,7 @@ class Bundle:
             return
         speech_segments(np.zeros(RATE, np.float32), RATE)
         sentence = Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)
-        detect_language([sentence], self.engine, self.vocabulary)
+        understand([sentence], self.engine, self.vocabulary)
         prompt = Prompt([sentence], self.languages[0], sentence.seconds)
         for _ in self.speak(prompt, self.languages[0], Sampling(max_tokens=8, min_tokens=8), 1.0):
             pass
@@ -176,9 +177,9 @@ class Bundle:
         to: str | Sequence[str],
         *,
         seed: int = 0,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        max_seconds: float = 12.0,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
+        max_seconds: float = MAX_SECONDS,
         speaker: str | None = None,
         before: Iterable[Sentence] = (),
     ) -> Iterator[Chunk]:
@@ -211,8 +212,9 @@ class Bundle:
         return PromptStream(self.units, sample_rate, self.max_prompt_seconds)
 
     def understand(self, sentences: list[Units], seconds: float, before: Iterable[Sentence] = ()) -> Prompt:
-        """Sentences of units, heard in so many s, with their language."""
-        return Prompt(sentences, detect_language(sentences, self.engine, self.vocabulary), seconds, tuple(before))
+        """Sentences of units, heard in so many s, with their language and whether the model can make them out."""
+        language, familiar = understand(sentences, self.engine, self.vocabulary)
+        return Prompt(sentences, language, seconds, tuple(before), familiar)
 
     def reply(
         self,
@@ -220,9 +222,9 @@ class Bundle:
         to: str | Sequence[str],
         *,
         seed: int = 0,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        max_seconds: float = 12.0,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
+        max_seconds: float = MAX_SECONDS,
         speaker: str | None = None,
         started: float | None = None,
     ) -> Iterator[Chunk]:
@@ -262,7 +264,7 @@ class Bundle:
         def chunk(audio: np.ndarray) -> Chunk:
             owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
             elapsed = time.perf_counter() - started
-            return Chunk(audio, pending, tokens, elapsed, prompt.language, owner, tuple(languages))
+            return Chunk(audio, pending, tokens, elapsed, prompt, owner, tuple(languages))
 
         for step in continue_prompt(prompt, to, self.engine, self.vocabulary, sampling, self.context):
             tokens += 1

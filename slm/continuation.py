@@ -31,17 +31,23 @@ class Sentence:
 @dataclass(frozen=True)
 class Prompt:
     """What the model was told: sentences of units, all in one language, and the length of the recording in s; `before`:
-    the story so far, where this is not its beginning."""
+    the story so far, where this is not its beginning; `familiar`: whether the model can make them out, see `understand`."""
 
     sentences: list[Units]
     language: str
     seconds: float
     before: tuple[Sentence, ...] = ()
+    familiar: bool = True
+
+    @property
+    def said(self) -> tuple[Sentence, ...]:
+        """Its sentences, with their language."""
+        return tuple(Sentence(units, self.language) for units in self.sentences)
 
     @property
     def story(self) -> tuple[Sentence, ...]:
-        """Everything told until now."""
-        return (*self.before, *(Sentence(units, self.language) for units in self.sentences))
+        """What the model goes on from: everything told until now, but not what it could not make out."""
+        return (*self.before, *(self.said if self.familiar else ()))
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,19 @@ def cut(speech: Iterable[tuple[float, float]], frames: np.ndarray, encoder: Unit
     return sentences
 
 
-def detect_language(sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary) -> str:
-    """The language whose tag makes the sentences likeliest under the language model."""
-    if len(vocabulary.languages) == 1:
-        return vocabulary.languages[0]
-    tokens = [
+def understand(sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary) -> tuple[str, bool]:
+    """The language whose tag makes the sentences likeliest under the language model, and whether they are familiar in it:
+    likelier, token for token, than tokens drawn blindly, of which each has the likelihood 1 / `len(vocabulary)`.
+
+    Unfamiliar are voices, noises and words far from all that the model was trained on. Going on from them it imitates
+    them, in sounds that are no words; so `Prompt.story` leaves them out.
+    """
+    told = [
         vocabulary.sequence([(language, sentence.ids) for sentence in sentences]) for language in vocabulary.languages
     ]
-    scores = [float(logs[1:].sum()) for logs in engine.score(tokens)]  # without the tag's own likelihood
-    return vocabulary.languages[int(np.argmax(scores))]
+    scores = [logs[1:] for logs in engine.score(told)]  # without the tag's own likelihood
+    best = int(np.argmax([logs.sum() for logs in scores]))
+    return vocabulary.languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
 
 
 def fitting(story: Sequence[Sentence], vocabulary: UnitVocabulary, room: int) -> list[list[int]]:

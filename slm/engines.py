@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
 from slm.model import reading_model
 from slm.units.vocabulary import UnitVocabulary
@@ -31,8 +32,8 @@ class Sampling:
     """How tokens are drawn. temperature 0 is greedy; top_p: the nucleus that is kept, of the `top_k` likeliest tokens
     (sorting all of them costs time); min_tokens before an end."""
 
-    temperature: float = 0.8
-    top_p: float = 0.95
+    temperature: float = TEMPERATURE
+    top_p: float = TOP_P
     top_k: int = 256
     max_tokens: int = 256
     min_tokens: int = 4

@@ -104,7 +104,10 @@ def part_folders(source: str | Path, part: str) -> list[Path]:
 
 def unit_model(source: str | Path) -> Path | None:
     """The folder of the language model of units that `source` names: a shipped bundle, a bundle's folder, or the model's
-    own. None for anything else, such as a text LM."""
+    own. None for anything else, such as a text LM. Raises TresseError for a path at which there is nothing."""
+    name = str(source)
+    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(source).exists():
+        raise TresseError(f"there is no folder {name}: give a bundle, or a folder or hub id of a causal language model")
     for folder in part_folders(source, "slm"):
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))

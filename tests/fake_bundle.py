@@ -19,6 +19,7 @@ import numpy as np
 from slm.audio import check_waveform, write_wav
 from slm.bundle import Chunk
 from slm.continuation import Prompt, Sentence
+from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
 from slm.units.sequence import Units
 
@@ -32,6 +33,8 @@ class FakeExample:
 
 RATE = 16000
 FRAME_RATE = 50.0
+UNFAMILIAR = 600.0
+"""Hz from which on a prompt is unfamiliar."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,10 @@ class FakeBundle:
         return self.understand(*stream.finish(), before)
 
     def understand(self, sentences: list[Units], seconds: float, before: Sequence[Sentence] = ()) -> Prompt:
-        """High voices speak the last language, low ones the first."""
+        """High voices speak the last language, low ones the first; very high ones nobody can make out."""
         pitch = 10.0 * int(sentences[0].ids[0])
         language = self.languages[0 if pitch < 190 else -1]
-        return FakePrompt(sentences, language, seconds, tuple(before), pitch)
+        return FakePrompt(sentences, language, seconds, tuple(before), pitch < UNFAMILIAR, pitch)
 
     def reply(
         self,
@@ -151,9 +154,9 @@ class FakeBundle:
         to: str | Sequence[str],
         *,
         seed: int = 0,
-        temperature: float = 0.8,
-        top_p: float = 0.95,
-        max_seconds: float = 12.0,
+        temperature: float = TEMPERATURE,
+        top_p: float = TOP_P,
+        max_seconds: float = MAX_SECONDS,
         speaker: str | None = None,
     ) -> Iterator[Chunk]:
         began = time.monotonic()
@@ -175,7 +178,7 @@ class FakeBundle:
                 spoken = tuple(languages[k % len(languages)] for k in range(sentence + 1))
                 units = Units(np.arange(frames) % 100, np.ones(frames, np.int64), FRAME_RATE)
                 owner = np.full(frames, sentence)
-                yield Chunk(part, units, number + 1, time.monotonic() - began, prompt.language, owner, spoken)
+                yield Chunk(part, units, number + 1, time.monotonic() - began, prompt, owner, spoken)
             done = True
         finally:
             with self._lock:

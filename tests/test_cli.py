@@ -13,8 +13,10 @@ import pytest
 import soundfile
 
 from demo.cli import main
+from slm.audio import write_wav
 from slm.bundle import SHIPPED
 from tests.test_audio import bad_files
+from train.speech import Voices, speak
 
 PAIRS = [("en", "en"), ("fr", "fr"), ("en", "fr"), ("fr", "en")]
 
@@ -64,11 +66,23 @@ def test_continue_speaks_in_every_pair(
     data, rate = soundfile.read(str(out))
     assert report["language"] == to
     assert report["prompt_language"] == spoken
+    assert report["prompt_familiar"]
     assert len(data) / rate == pytest.approx(report["seconds"], abs=0.01)
     assert report["seconds"] >= 2.0
     assert np.sqrt(np.mean(data**2)) > 0.01
     assert report["time_to_first_audio_ms"] < report["total_ms"]  # it leaves before the reply is finished
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_an_unfamiliar_prompt_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    panel = Voices.load()
+    sound = speak("The quarterly report shows that revenue grew.", "en", panel.speaker("basile"), panel)
+    write_wav(tmp_path / "report.wav", sound, 16000)
+    assert run("continue", tmp_path / "report.wav", "--to", "en", "--out", tmp_path / "out.wav", "--json") == 0
+    printed = capsys.readouterr()
+    assert not json.loads(printed.out)["prompt_familiar"]
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("tresse: ")]
+    assert "cannot make this prompt out" in line
 
 
 def test_the_same_seed_gives_the_same_file(beginnings: dict[str, Path], tmp_path: Path) -> None:

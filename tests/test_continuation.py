@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 
 from slm.audio import read_audio
 from slm.bundle import Bundle, Chunk
-from slm.continuation import Prompt, continue_prompt, detect_language, hear, prompt_tokens
+from slm.continuation import Prompt, continue_prompt, hear, prompt_tokens, understand
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.units import Units
 from slm.voice_activity import speech_segments
 from tests.conftest import spoken_beginning
+from train.speech import Voices, speak
 
 
 @pytest.fixture(scope="module", params=["ctranslate2", "torch"])
@@ -52,7 +54,28 @@ def test_prompts_are_cut_into_sentences_at_pauses(bundle: Bundle) -> None:
 @pytest.mark.parametrize("speaker", ["zoe", "boris", "anouk"])
 def test_the_prompt_language_is_heard(bundle: Bundle, language: str, speaker: str) -> None:
     sentences, _ = hear(spoken_beginning(language, speaker), 16000, bundle.units, bundle.max_prompt_seconds)
-    assert detect_language(sentences, bundle.engine, bundle.vocabulary) == language
+    assert understand(sentences, bundle.engine, bundle.vocabulary) == (language, True)
+
+
+def test_what_is_likelier_than_chance_is_familiar(bundle: Bundle) -> None:
+    """Units drawn blindly are not, nor is a sentence of another world; and the reply is that to nothing at all."""
+    rng = np.random.default_rng(0)
+    for length in (3, 10, 40, 200):
+        ids = rng.integers(0, bundle.units.codebook_size, length)
+        noise = Units(ids, rng.integers(1, 8, length), bundle.units.frame_rate)
+        assert not understand([noise, noise], bundle.engine, bundle.vocabulary)[1]
+    panel = Voices.load()
+    story = bundle.prompt(spoken_beginning("fr", "zoe"), 16000)
+    text = "Yesterday the parliament voted on a new law about fisheries."
+    prompt = bundle.prompt(speak(text, "en", panel.speaker("basile"), panel), 16000, before=story.story)
+    assert not prompt.familiar
+    assert prompt.sentences
+    assert prompt.story == story.story  # of the story only what was told before
+    again = replace(prompt, sentences=[])
+    drawn = [
+        [chunk.units.ids.tolist() for chunk in bundle.reply(one, "en", max_seconds=2.0)] for one in (prompt, again)
+    ]
+    assert drawn[0] == drawn[1]
 
 
 @settings(max_examples=50, deadline=None)
@@ -141,7 +164,7 @@ def test_chunks_tell_the_truth(bundle: Bundle) -> None:
     assert np.abs(audio).max() <= 1.0
     assert [chunk.elapsed for chunk in chunks] == sorted(chunk.elapsed for chunk in chunks)
     assert [chunk.tokens for chunk in chunks] == sorted(chunk.tokens for chunk in chunks)
-    assert {chunk.prompt_language for chunk in chunks} == {"en"}
+    assert {chunk.prompt.language for chunk in chunks} == {"en"}
     if len(audio) < 20.0 * bundle.sample_rate:  # nothing was cut off: the sound is that of these units, spoken offline
         sentence = np.concatenate([chunk.sentence for chunk in chunks])
         begins = np.r_[True, (sentence[1:] >= 0) & (sentence[:-1] < 0)]
@@ -193,7 +216,7 @@ def test_examples_are_spoken_in_their_language_and_were_not_trained_on(bundle: B
         waveform, rate = read_audio(example.path)
         assert 2.0 < len(waveform) / rate < 15.0
         sentences, _ = hear(waveform, rate, bundle.units, bundle.max_prompt_seconds)
-        assert detect_language(sentences, bundle.engine, bundle.vocabulary) == example.language
+        assert understand(sentences, bundle.engine, bundle.vocabulary) == (example.language, True)
 
 
 def test_nothing_of_a_bundle_is_pickled(bundle: Bundle) -> None:

@@ -26,6 +26,7 @@ from demo.ears import Ears
 from demo.line import Left, Line
 from demo.turn_taking import TurnTaking
 from slm.bundle import Bundle, Chunk
+from slm.continuation import Prompt
 from slm.errors import TresseError
 from slm.units import Units
 from tests.conftest import spoken_beginning
@@ -363,13 +364,13 @@ def test_every_reply_can_be_made_again_from_the_zip(bundle: Bundle, tmp_path: Pa
     seconds=st.floats(0, 1.2),
 )
 def test_a_reply_that_is_cut_keeps_the_units_that_were_heard(lengths: list[tuple[int, int]], seconds: float) -> None:
-    chunks, sentence = [], 0
+    chunks, sentence, prompt = [], 0, Prompt([], "en", 1.0)
     for units, step in lengths:
         ids = np.arange(units)
         owner = np.full(units, sentence)
         spoken = tuple("en" for _ in range(sentence + 1))
         samples = np.ones(units * 320, np.float32)
-        chunks.append(Chunk(samples, Units(ids, np.ones(units, np.int64), 50.0), 1, 0.0, "en", owner, spoken))
+        chunks.append(Chunk(samples, Units(ids, np.ones(units, np.int64), 50.0), 1, 0.0, prompt, owner, spoken))
         sentence += step == 1
     whole = np.concatenate([chunk.audio for chunk in chunks])
     reply = Reply(("en",), 0, whole, 16000, chunks, 0.0, 1.0)
@@ -379,6 +380,30 @@ def test_a_reply_that_is_cut_keeps_the_units_that_were_heard(lengths: list[tuple
     kept = sum(len(one.units) for one in reply.sentences)
     assert kept <= everything
     assert abs(kept - len(reply.waveform) / 320) <= 1
+
+
+def test_what_cannot_be_made_out_is_said_so_kept_and_no_part_of_the_story(
+    served: tuple[FakeBundle, str], tmp_path: Path
+) -> None:
+    bundle, url = served
+    talker = Talker(url)
+    talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
+    talker.turn(lambda: talker.say(buzz(700, 1.0)))
+    assert [message["familiar"] for message in talker.of("heard")] == [True, False]
+    talker.eventually(lambda: talker.used() == 30)  # one prompt and two replies
+    kept = tmp_path / "story.zip"
+    kept.write_bytes(talker.get("story", form="zip").content)
+    prompts = [turn["prompt"] for turn in archive.read_listing(kept)["turns"]]
+    assert [prompt["familiar"] for prompt in prompts] == [True, False]
+    assert len(prompts[1]["sentences"]) == 1
+    assert len(prompts[1]["before"]) == 2
+    asked: list[Prompt] = []
+    reply = bundle.reply
+    bundle.reply = lambda prompt, *rest, **more: asked.append(prompt) or reply(prompt, *rest, **more)  # type: ignore
+    archive.reproduce(bundle, kept)  # type: ignore[arg-type]
+    assert not asked[0].familiar
+    assert len(asked[0].story) == 2
+    talker.close()
 
 
 def test_recordings_are_kept_whole_and_found_by_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +464,7 @@ def test_programs_have_the_same_functions(served: tuple[FakeBundle, str], tmp_pa
     assert [reply["seed"] for reply in report["replies"]] == [5, 5]
     assert loudest_frequency(*soundfile.read(files[1])) == pytest.approx(LOW, abs=5)
     _, report = client.predict(handle_file(str(prompts[HIGH])), target="braided", api_name="/continue_story")
-    assert (report["turn"], report["language"]) == (2, "fr")
+    assert (report["turn"], report["language"], report["familiar"]) == (2, "fr", True)
     assert report["context"]["used"] == 40
     _, report = other.predict(handle_file(str(prompts[LOW])), api_name="/continue_story")
     assert report["turn"] == 1

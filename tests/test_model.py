@@ -101,8 +101,14 @@ def test_a_warm_start_keeps_the_body_and_replaces_embedding_and_head(
 
 
 def test_a_warm_start_from_nowhere_names_the_mend(tmp_path: Path, vocabulary: UnitVocabulary) -> None:
-    with pytest.raises(TresseError, match="give a folder or hub id"):
+    with pytest.raises(TresseError, match=r"there is no folder .*: give a bundle"):
         warm_start(tmp_path / "nothing", vocabulary)
+    for config in (ModelConfig(warm_start=str(tmp_path / "nothing")), ModelConfig(warm_start="runs/a/slm")):
+        with pytest.raises(TresseError, match="there is no folder"):
+            config.shape()  # a dry run says so, too: not only the training, hours later
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TresseError, match=r"cannot start from .*: give a folder or hub id"):
+        warm_start(tmp_path / "empty", vocabulary)
 
 
 @pytest.mark.parametrize("tied", [True, False])

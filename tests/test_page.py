@@ -385,6 +385,23 @@ def test_broken_files_get_a_kind_line_in_the_language_of_the_page(
 
 
 @pytest.mark.browser
+def test_a_prompt_that_cannot_be_made_out_says_so_in_both_languages(
+    fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path
+) -> None:
+    _, url = fake
+    visitor = visit(url)
+    for pitch in (200, 700):
+        write_wav(tmp_path / f"{pitch}.wav", buzz(pitch, 2), 16000)
+        visitor.upload(tmp_path / f"{pitch}.wav")
+        visitor.wait_replies(1 if pitch == 200 else 2)
+    assert visitor.page.locator(".said").count() == 2
+    (hint,) = visitor.page.locator(".unfamiliar").all()
+    assert "could not make this out" in hint.inner_text()
+    visitor.page.locator(".interface [lang=fr]").click()
+    visitor.page.locator(".unfamiliar", has_text="démêler").wait_for()
+
+
+@pytest.mark.browser
 def test_two_people_each_hear_their_own_reply(fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path) -> None:
     _, url = fake
     pitches = (150.0, 230.0)

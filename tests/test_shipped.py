@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,17 @@ from train.evaluate.recogniser import evaluate_recogniser, held_out_sentences
 from train.evaluate.units import measure, speak_panel
 from train.figures import figures
 from train.recipe import Recipe
-from train.speech import SAMPLE_RATE, Voices
+from train.speech import SAMPLE_RATE, Voices, speak
 from train.stories.cloze import BENCHMARK_ITEMS, make_items
 from train.stories.grammar import distinct_sentences, generate_stories
 
 README = Path(__file__).parents[1] / "README.md"
+STRANGE = (
+    "The quarterly report shows that revenue grew by seven percent.",
+    "Yesterday the parliament voted on a new law about fisheries.",
+    "To be or not to be, that is the question.",
+    "Four score and seven years ago our fathers brought forth a new nation.",
+)
 
 
 def test_the_readme_states_the_measured_figures(bundle: Bundle) -> None:
@@ -88,6 +95,21 @@ def test_a_continuation_is_in_the_language_asked_for(bundle: Bundle, told: str, 
     heard = Transcriber.of_bundle(SHIPPED, bundle.languages).transcribe(audio, bundle.sample_rate)
     assert heard.language == asked
     assert len(heard.text.split()) > 4
+
+
+def test_what_it_cannot_make_out_it_does_not_imitate(bundle: Bundle) -> None:
+    """Sentences of another world: told to go on from them all the same, it speaks less clearly than of itself."""
+    panel, ears = Voices.load(), Transcriber.of_bundle(SHIPPED, bundle.languages)
+    own, imitated = [], []
+    for number, text in enumerate(STRANGE):
+        prompt = bundle.prompt(speak(text, "en", panel.speaker("zoe"), panel), SAMPLE_RATE)
+        assert not prompt.familiar
+        for asked, heard in ((prompt, own), (replace(prompt, familiar=True), imitated)):
+            for to in bundle.languages:
+                chunks = list(bundle.reply(asked, to, seed=number, max_seconds=6.0))
+                audio = np.concatenate([chunk.audio for chunk in chunks])
+                heard.append(ears.transcribe(audio, bundle.sample_rate).confidence)
+    assert np.mean(own) > np.mean(imitated) + 0.05
 
 
 def test_its_units_hear_words_not_voices(bundle: Bundle) -> None:

@@ -67,7 +67,8 @@ class TinyBundle:
     ) -> Iterator[Any]:
         self.continued += 1
         pitch = 100 + 10 * self.languages.index(to) + 100 * temperature
-        yield SimpleNamespace(audio=buzz(pitch, 0.5, self.sample_rate), tokens=5)
+        prompt = SimpleNamespace(familiar=to == "en")
+        yield SimpleNamespace(audio=buzz(pitch, 0.5, self.sample_rate), tokens=5, prompt=prompt)
 
 
 class Parrot:

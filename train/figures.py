@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slm.defaults import TEMPERATURE
 from train.evaluate import pairs
 from train.evaluate.cloze_report import kinds_of, shown
 from train.evaluate.protocol import CONTROL, HEADLINE, SAME, SEEN, UNSEEN
 
-TEMPERATURE = "0.8"
-"""Of the continuations that are reported: the default."""
+REPORTED = f"{TEMPERATURE:g}"
+"""Temperature of the continuations that are reported: the default."""
 SETS = {
     "training_voices": "test stories, training voices",
     "unseen_voices": "test stories, unseen voices",
@@ -101,15 +102,17 @@ def further_table(metrics: Mapping[str, Any]) -> str:
         said = ", ".join(
             f"{title} {one[key]:.0%}"
             for key, title in (
+                ("familiar", "prompts made out"),
                 ("language", "in the language asked for"),
                 ("lexicon", "words of the lexicon"),
+                ("confidence", "recogniser's confidence"),
                 ("coherence", "facts that agree with the prompt"),
                 ("coherence_control", "with another prompt"),
                 ("ceiling", "of the story itself"),
             )
             if one.get(key) is not None
         )
-        rows.append((f"Continuation {name}, temperature {TEMPERATURE}", said))
+        rows.append((f"Continuation {name}, temperature {REPORTED}", said))
     if one := metrics.get("alignment"):
         said = (
             f"layer {one['layer']}: translation found among {one['sentences']} in {one['retrieval']:.0%} and "
@@ -160,9 +163,11 @@ def _resynthesis(results: Mapping[str, Any]) -> Metrics:
 def _continuation(results: Mapping[str, Any]) -> Metrics:
     found: Metrics = {}
     for name, by_temperature in results["cells"].items():
-        one = by_temperature[TEMPERATURE]
+        one = by_temperature[REPORTED]
         means = {
-            key: one[key]["mean"] for key in ("language", "lexicon", "coherence", "coherence_control") if key in one
+            key: one[key]["mean"]
+            for key in ("familiar", "language", "lexicon", "confidence", "coherence", "coherence_control")
+            if key in one
         }
         found[name] = means | {"ceiling": results["ceiling"][name]["mean"], "n": one["n"]}
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,13 @@ from demo.commands.options import (
     TopPOption,
     no_telemetry,
 )
+from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
+
+UNFAMILIAR = (
+    "the model cannot make this prompt out, so the continuation does not follow from it: "
+    "take a voice and a story like those that the bundle was trained on"
+)
 
 
 def demo_command(
@@ -50,9 +57,9 @@ def continue_command(
         str | None, typer.Option(help="Language of the continuation, for example en or fr.", show_default=False)
     ] = None,
     seed: SeedOption = 0,
-    temperature: TemperatureOption = 0.8,
-    top_p: TopPOption = 0.95,
-    max_seconds: MaxSecondsOption = 12.0,
+    temperature: TemperatureOption = TEMPERATURE,
+    top_p: TopPOption = TOP_P,
+    max_seconds: MaxSecondsOption = MAX_SECONDS,
     speaker: SpeakerOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
@@ -84,6 +91,8 @@ def continue_command(
         report = continue_archive(held, prompt, out, turn, part)
     else:
         report = continue_file(held, prompt, to, out, **settings)
+    if not report.get("prompt_familiar", True):
+        print(f"tresse: {UNFAMILIAR}", file=sys.stderr)
     if as_json:
         print(json.dumps(report))
     else:
@@ -98,9 +107,9 @@ def record_command(
     to: Annotated[list[str], typer.Option(help="Languages of the continuations: --to en fr.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for WAVs and manifest.jsonl.", show_default=False)],
     seed: SeedOption = 0,
-    temperature: TemperatureOption = 0.8,
-    top_p: TopPOption = 0.95,
-    max_seconds: MaxSecondsOption = 12.0,
+    temperature: TemperatureOption = TEMPERATURE,
+    top_p: TopPOption = TOP_P,
+    max_seconds: MaxSecondsOption = MAX_SECONDS,
     speaker: SpeakerOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",

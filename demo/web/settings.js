@@ -19,7 +19,7 @@ export class Controls {
     const speaker = this.field("speaker");
     for (const name of ["", ...props.speakers]) speaker.append(new Option(name.charAt(0).toUpperCase() + name.slice(1), name));
     speaker.closest("label").hidden = props.speakers.length < 2;
-    this.defaults = { target: "same", speaker: "", max_seconds: "12", temperature: "0.8", top_p: "0.95", seed: "" };
+    this.defaults = { target: "same", speaker: "", seed: "", ...props.defaults };
     this.write({ ...this.defaults, ...JSON.parse(localStorage.getItem(STORED) ?? "{}") });
     root.addEventListener("input", (event) => {
       if (event.target.name) this.changed();

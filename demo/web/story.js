@@ -53,6 +53,7 @@ export class Story {
     }
     card.message.prompt = message.seconds;
     this.tellFacts(card);
+    if (!message.familiar) card.words.after(part("p", "unfamiliar", "unfamiliar"));
     item.append(card.element, replies);
     this.list.append(item);
     card.strip.draw();

@@ -148,7 +148,7 @@ def prompt_ids(bundle: Bundle, prompt: Prompt, to: str) -> list[int]:
 def decoding_speeds(bundle: Bundle, prompt: Prompt, tokens: int) -> dict[str, float]:
     """Tokens a second of every engine and of transformers' `generate`, after a prompt of the usual length."""
     to = bundle.languages[0]
-    sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=tokens, min_tokens=tokens)
+    sampling = Sampling(max_tokens=tokens, min_tokens=tokens)
     engines: dict[str, Engine] = {"torch": TorchEngine(bundle.language_model, bundle.vocabulary)}
     if isinstance(bundle.engine, CTranslate2Engine):
         engines = {"ctranslate2": bundle.engine, **engines}
@@ -219,9 +219,9 @@ def _generate(bundle: Bundle, ids: list[int], tokens: int) -> list[int]:
             start,
             attention_mask=torch.ones_like(start),
             do_sample=True,
-            temperature=0.8,
-            top_p=0.95,
-            top_k=Sampling().top_k,
+            temperature=Sampling.temperature,
+            top_p=Sampling.top_p,
+            top_k=Sampling.top_k,
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             pad_token_id=bundle.vocabulary.eos_id,

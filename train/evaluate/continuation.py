@@ -4,6 +4,8 @@ The first sentences of stories are spoken by voices that no training heard; the 
 greedily and at three temperatures; a recogniser writes the continuations down (see `slm.transcribe`; any object with its
 `transcribe` will do). Per language pair and temperature:
 
+- *familiar*: share of the prompts that the model could make out (`slm.continuation.understand`): what it could not, its
+  reply does not follow from;
 - *language*: share of the speech that the recogniser hears in the language asked for;
 - *lexicon*: share of the words that the stories' lexicon has; *confidence* of the recogniser: both measure intelligibility;
 - *coherence*: of the facts that a continuation names and whose kind the prompt names too, the share that agree with the
@@ -27,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from slm.audio import write_wav
+from slm.defaults import TEMPERATURE
 from slm.errors import TresseError
 from train.checkpoint import atomic_path, write_json
 from train.evaluate.facts import coherence, lexicon, parser, words_of
@@ -37,7 +40,7 @@ from train.progress import Progress
 from train.speech import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, generate_stories
 
-TEMPERATURES = (0.0, 0.5, 0.8, 1.0)
+TEMPERATURES = (0.0, 0.5, TEMPERATURE, 1.0)
 PAUSE = 0.45
 """s between the sentences of a prompt."""
 METRICS = {
@@ -60,7 +63,8 @@ class Recogniser(Protocol):
 
 @dataclass(frozen=True)
 class Continuation:
-    """One continuation. audio: file beside the table; language: share of the speech in the language asked for."""
+    """One continuation. audio: file beside the table; language: share of the speech in the language asked for; familiar:
+    whether the model could make the prompt out."""
 
     id: str
     story: int
@@ -75,6 +79,7 @@ class Continuation:
     transcript: str | None
     language: float | None
     confidence: float | None
+    familiar: bool = True
 
 
 def evaluate_continuation(
@@ -199,7 +204,9 @@ def _continue(
         text = transcript.text if transcript is not None else ""
         share = sum(one.end - one.start for one in segments if one.language == asked) / total if total else 0.0
         confidence = float(transcript.confidence) if transcript is not None else 0.0
-    found = {"seconds": len(audio) / bundle.sample_rate, "tokens": chunks[-1].tokens if chunks else 0}
+    found: dict[str, Any] = {"seconds": len(audio) / bundle.sample_rate, "tokens": 0}
+    if chunks:
+        found |= {"tokens": chunks[-1].tokens, "familiar": chunks[-1].prompt.familiar}
     return Continuation(**{**asdict(row), **found, "transcript": text, "language": share, "confidence": confidence})
 
 
@@ -235,7 +242,7 @@ def _mean(values: Sequence[float | None]) -> dict[str, Any]:
 
 
 def _cells(rows: list[Continuation], stories: list[Story], sentences: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """{"en>fr": {"0.8": metrics}}."""
+    """{"en>fr": {"0.7": metrics}}."""
     cells: dict[str, dict[str, list[Continuation]]] = {}
     for row in rows:
         cells.setdefault(f"{row.told}>{row.asked}", {}).setdefault(f"{row.temperature:g}", []).append(row)
@@ -251,6 +258,7 @@ def _metrics(rows: list[Continuation], stories: list[Story], sentences: int) -> 
         "n": len(rows),
         "seconds": _mean([row.seconds for row in rows]),
         "silent": sum(row.seconds == 0 for row in rows),
+        "familiar": _mean([float(row.familiar) for row in rows]),
     }
     texts = [row.transcript for row in rows if row.transcript is not None]
     if len(texts) < len(rows):
@@ -299,9 +307,9 @@ def _ceiling(stories: list[Story], languages: Sequence[str], sentences: int) -> 
 def markdown_table(results: Mapping[str, Any]) -> str:
     """A row for each language pair and temperature."""
     lines = [
-        "| Told > asked | Temperature | in the language | in the lexicon | confidence | coherence | with another prompt "
-        "| ceiling | facts | auto-BLEU-2 | self-BLEU-2 | s | silent |",
-        "|---|---:|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| Told > asked | Temperature | prompts made out | in the language | in the lexicon | confidence | coherence "
+        "| with another prompt | ceiling | facts | auto-BLEU-2 | self-BLEU-2 | s | silent |",
+        "|---|---:|---:|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
 
     def share(entry: Mapping[str, Any] | None, interval: bool = False) -> str:
@@ -316,6 +324,7 @@ def markdown_table(results: Mapping[str, Any]) -> str:
     for name, by_temperature in results["cells"].items():
         for temperature, one in by_temperature.items():
             cells = [
+                share(one.get("familiar")),
                 share(one.get("language"), True),
                 share(one.get("lexicon"), True),
                 number((one.get("confidence") or {}).get("mean"), 2),
