@@ -147,6 +147,8 @@ def test_recipes_are_checked(tmp_path: Path) -> None:
     path.write_text("name: mine\nlanguages: [en]\nslm: {learnin_rate: 1.0}\n", encoding="utf-8")
     with pytest.raises(TresseError, match=r"unknown key slm\.learnin_rate: did you mean slm\.learning_rate"):
         Recipe.load(str(path))
+    with pytest.raises(TresseError, match=r"bundle\.mantissa: input should be less than or equal to 7"):
+        Recipe.load("tiny", {"bundle.mantissa": "8"})
     path.write_text("name: mine\nlanguages: 3\n", encoding="utf-8")
     with pytest.raises(TresseError, match="languages"):
         Recipe.load(str(path))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.units import Units
-from train.evaluate import units_report
+from train.evaluate import recogniser, units_report
 from train.evaluate.abx import abx_error, dtw_mean_cost, find_tokens, token_distances
 from train.evaluate.edit_distance import edit_distances, edit_rates
 from train.evaluate.mfcc import MfccEncoder
@@ -273,6 +273,23 @@ def test_held_out_sentences_are_distinct_and_unseen() -> None:
     picked = distinct_sentences(stories, ["en", "fr"], 4, without=seen)
     assert len(set(picked)) == len(picked) == 8
     assert not {("en", "seen"), ("fr", "vu")} & set(picked)
+
+
+def test_sentences_of_the_stories_that_a_bundle_was_trained_on_are_avoided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of as many as it was trained on, with its seed: a recipe's own numbers may have been changed; and of those before."""
+    asked: list[tuple[int, int, str]] = []
+
+    def stories(seed: int, count: int, split: str = "train", **_: object) -> list[Story]:
+        asked.append((seed, count, split))
+        texts = [f"{seed} {k}" for k in range(count)] if split == "train" else ["7 4", "2 9", "fresh", "new"]
+        return [Story(split, {"en": texts}, {})]
+
+    monkeypatch.setattr(recogniser, "generate_stories", stories)
+    before = {"recipe": "tiny", "seed": 2, "stories": 10}
+    made = {"recipe": "tiny", "seed": 7, "stories": 5, "warm_start": before}
+    picked = recogniser.held_out_sentences({"provenance": made}, ["en"], 2)
+    assert {text for _, text in picked} == {"fresh", "new"}
+    assert {(7, 5, "train"), (2, 10, "train")} <= set(asked)
 
 
 def test_the_report_holds_every_row(tmp_path: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import Field
 
 from slm.errors import TresseError
 from slm.model import ModelConfig, part_folders, unit_model
@@ -134,7 +135,7 @@ class BundleSettings:
 
     examples_per_language: int = 3
     max_prompt_seconds: float = 60.0
-    mantissa: int | None = None
+    mantissa: Annotated[int, Field(ge=1, le=7)] | None = None
 
 
 @dataclass(frozen=True)

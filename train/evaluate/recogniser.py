@@ -35,7 +35,8 @@ def _training_stories(made: Mapping[str, Any]) -> Iterator[Story]:
     """The stories of a provenance, those included that its model was trained on before."""
     try:
         recipe = Recipe.load(str(made.get("recipe")))
-        yield from generate_stories(recipe.seed, recipe.stories.train, cycles=recipe.stories.cycles)
+        seed, count = made.get("seed", recipe.seed), made.get("stories", recipe.stories.train)
+        yield from generate_stories(int(seed), int(count), cycles=recipe.stories.cycles)
     except TresseError:
         yield from generate_stories(0, 2000)
     if "recipe" in made.get("warm_start", {}):
