@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from slm.bundle import Bundle
     from slm.continuation import Sentence
 
-FORMAT = 1
+FORMAT = 2
+"""Of the zip; 1 had no `familiar`: all prompts were."""
 GAP = 0.5
 """s of silence between prompt and reply."""
 LISTING = "conversation.json"
@@ -151,8 +152,8 @@ def read_listing(path: Path) -> dict[str, Any]:
             listing = json.loads(archive.read(LISTING))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TresseError(f"{path} is not a conversation of this page: give a .zip that it made") from error
-    if not isinstance(listing, dict) or listing.get("format") != FORMAT:
-        raise TresseError(f"{path} has another format than {FORMAT}: upgrade tresse to read it")
+    if not isinstance(listing, dict) or listing.get("format") not in (1, FORMAT):
+        raise TresseError(f"{path} has another format than 1 or {FORMAT}: upgrade tresse to read it")
     return listing
 
 

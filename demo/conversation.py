@@ -156,8 +156,8 @@ class Turn:
 
     @property
     def told(self) -> list[Sentence]:
-        """What this turn adds to the story."""
-        own = list(self.prompt.story[len(self.prompt.before) :])
+        """What this turn adds to the story: of the prompt nothing where the model could not make it out."""
+        own = list(self.prompt.said if self.prompt.familiar else ())
         return own + (self.replies[self.chosen].sentences if self.chosen < len(self.replies) else [])
 
 
@@ -169,7 +169,7 @@ class Conversation:
 
     @property
     def story(self) -> tuple[Sentence, ...]:
-        """All sentences until now."""
+        """All sentences until now that the model goes on from."""
         return tuple(sentence for turn in self.turns for sentence in turn.told)
 
     def add(self, turn: Turn) -> int:

@@ -78,7 +78,11 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
     bundle.warm_up()
     reply = reproduce(bundle, path, turn, part)
     write_wav(out, reply.waveform, reply.sample_rate)
+    prompt = reply.chunks[0].prompt
     return {
+        "prompt_seconds": round(prompt.seconds, 3),
+        "prompt_language": prompt.language,
+        "prompt_familiar": prompt.familiar,
         "seconds": round(reply.seconds, 3),
         "language": "-".join(reply.languages),
         "tokens": reply.tokens,
@@ -89,8 +93,11 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
     }
 
 
-def record_folder(bundle: Bundle, prompts: Path, languages: list[str], out: Path, **settings: Any) -> tuple[int, int]:
-    """Continue every audio file of a folder in every language; returns (continuations, prompts that failed).
+def record_folder(
+    bundle: Bundle, prompts: Path, languages: list[str], out: Path, **settings: Any
+) -> tuple[int, int, int]:
+    """Continue every audio file of a folder in every language; returns (continuations, prompts that failed,
+    continuations of prompts that the model could not make out).
 
     out receives NAME.LANG.wav and manifest.jsonl, a line a continuation. A continuation that the manifest lists with
     the same settings is not made again.
@@ -105,25 +112,28 @@ def record_folder(bundle: Bundle, prompts: Path, languages: list[str], out: Path
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.jsonl"
     rows = _read_rows(manifest)
-    done = failed = 0
+    done = failed = unfamiliar = 0
     for path in files:
         name = str(path.relative_to(prompts))
         for language in languages:
             wav = out / f"{name.replace('/', '__')}.{language}.wav"
             key = {"prompt": name, "language": language, "settings": settings}
-            if wav.exists() and any(all(row.get(field) == key[field] for field in key) for row in rows):
+            kept = [row for row in rows if "file" in row and all(row.get(field) == key[field] for field in key)]
+            if wav.exists() and kept:
                 done += 1
+                unfamiliar += not kept[-1].get("prompt_familiar", True)
                 continue
             try:
                 row = {**key, "file": wav.name, **continue_file(bundle, path, language, wav, **settings)}
                 done += 1
+                unfamiliar += not row["prompt_familiar"]
             except TresseError as error:
                 row = {**key, "error": str(error)}
                 failed += 1
             rows.append(row)
             with manifest.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return done, failed
+    return done, failed, unfamiliar
 
 
 def _read_rows(manifest: Path) -> list[dict[str, Any]]:

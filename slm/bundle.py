@@ -185,9 +185,10 @@ class Bundle:
     ) -> Iterator[Chunk]:
         """Go on with the story spoken in float32 [samples], in language `to`; yields Chunks as they are ready.
 
-        to: a language, or several that take turns sentence by sentence. before: the story so far. The same arguments
-        give the same continuation. Closing the iterator ends the generation. Raises TresseError for a prompt without
-        speech, too short or too long, an unknown language or speaker, or settings out of range.
+        to: a language, or several that take turns sentence by sentence. before: the story so far; where the prompt is
+        not familiar (see `Prompt`), the continuation goes on from that alone. The same arguments give the same
+        continuation. Closing the iterator ends the generation. Raises TresseError for a prompt without speech, too short
+        or too long, an unknown language or speaker, or settings out of range.
         """
         started = time.perf_counter()
         self.check_settings(to, temperature, top_p, max_seconds, speaker)
@@ -203,7 +204,8 @@ class Bundle:
         )
 
     def prompt(self, waveform: np.ndarray, sample_rate: int, before: Iterable[Sentence] = ()) -> Prompt:
-        """What was said in float32 [samples], in which language. Raises TresseError as `hear` does."""
+        """What was said in float32 [samples], in which language, and whether the model can make it out. before: the story
+        so far. Raises TresseError as `hear` does."""
         sentences, seconds = hear(waveform, sample_rate, self.units, self.max_prompt_seconds)
         return self.understand(sentences, seconds, before)
 
@@ -213,8 +215,9 @@ class Bundle:
 
     def understand(self, sentences: list[Units], seconds: float, before: Iterable[Sentence] = ()) -> Prompt:
         """Sentences of units, heard in so many s, with their language and whether the model can make them out."""
-        language, familiar = understand(sentences, self.engine, self.vocabulary)
-        return Prompt(sentences, language, seconds, tuple(before), familiar)
+        told = tuple(before)
+        language, familiar = understand(sentences, self.engine, self.vocabulary, told)
+        return Prompt(sentences, language, seconds, told, familiar)
 
     def reply(
         self,

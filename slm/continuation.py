@@ -87,17 +87,24 @@ def cut(speech: Iterable[tuple[float, float]], frames: np.ndarray, encoder: Unit
     return sentences
 
 
-def understand(sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary) -> tuple[str, bool]:
+LOOK_BACK = 128
+"""Tokens of the story so far that a further prompt is understood with."""
+
+
+def understand(
+    sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary, before: Sequence[Sentence] = ()
+) -> tuple[str, bool]:
     """The language whose tag makes the sentences likeliest under the language model, and whether they are familiar in it:
     likelier, token for token, than tokens drawn blindly, of which each has the likelihood 1 / `len(vocabulary)`.
 
-    Unfamiliar are voices, noises and words far from all that the model was trained on. Going on from them it imitates
-    them, in sounds that are no words; so `Prompt.story` leaves them out.
+    before: the story so far, whose last sentences tell what to expect. Unfamiliar are voices, noises and words far from
+    all that the model was trained on. Going on from them it imitates them, in sounds that are no words; so
+    `Prompt.story` leaves them out.
     """
-    told = [
-        vocabulary.sequence([(language, sentence.ids) for sentence in sentences]) for language in vocabulary.languages
-    ]
-    scores = [logs[1:] for logs in engine.score(told)]  # without the tag's own likelihood
+    lead = [token for tokens in fitting(before, vocabulary, LOOK_BACK) for token in tokens]
+    told = [vocabulary.sequence((language, one.ids) for one in sentences) for language in vocabulary.languages]
+    found = engine.score([[tokens[0], *lead, *tokens[1:]] for tokens in told])
+    scores = [logs[len(lead) + 1 :] for logs in found]  # of the sentences, without the first tag's own likelihood
     best = int(np.argmax([logs.sum() for logs in scores]))
     return vocabulary.languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
 

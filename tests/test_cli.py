@@ -75,14 +75,19 @@ def test_continue_speaks_in_every_pair(
 
 
 def test_an_unfamiliar_prompt_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts = tmp_path / "prompts"
+    prompts.mkdir()
     panel = Voices.load()
     sound = speak("The quarterly report shows that revenue grew.", "en", panel.speaker("basile"), panel)
-    write_wav(tmp_path / "report.wav", sound, 16000)
-    assert run("continue", tmp_path / "report.wav", "--to", "en", "--out", tmp_path / "out.wav", "--json") == 0
+    write_wav(prompts / "report.wav", sound, 16000)
+    assert run("continue", prompts / "report.wav", "--to", "en", "--out", tmp_path / "out.wav", "--json") == 0
     printed = capsys.readouterr()
     assert not json.loads(printed.out)["prompt_familiar"]
     (line,) = [line for line in printed.err.splitlines() if line.startswith("tresse: ")]
     assert "cannot make this prompt out" in line
+    for _ in range(2):  # made, and found to be there
+        assert run("record", prompts, "--to", "en", "--out", tmp_path / "replies") == 0
+        assert "1 continuations, 1 of prompts that the model cannot make out" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_file(beginnings: dict[str, Path], tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import strategies as st
 
 from slm.audio import read_audio
 from slm.bundle import Bundle, Chunk
-from slm.continuation import Prompt, continue_prompt, hear, prompt_tokens, understand
+from slm.continuation import LOOK_BACK, Prompt, continue_prompt, hear, prompt_tokens, understand
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.units import Units
 from slm.voice_activity import speech_segments
 from tests.conftest import spoken_beginning
 from train.speech import Voices, speak
+from train.stories.grammar import generate_stories
 
 
 @pytest.fixture(scope="module", params=["ctranslate2", "torch"])
@@ -66,7 +68,7 @@ def test_what_is_likelier_than_chance_is_familiar(bundle: Bundle) -> None:
         assert not understand([noise, noise], bundle.engine, bundle.vocabulary)[1]
     panel = Voices.load()
     story = bundle.prompt(spoken_beginning("fr", "zoe"), 16000)
-    text = "Yesterday the parliament voted on a new law about fisheries."
+    text = "The quarterly report shows that revenue grew by seven percent."
     prompt = bundle.prompt(speak(text, "en", panel.speaker("basile"), panel), 16000, before=story.story)
     assert not prompt.familiar
     assert prompt.sentences
@@ -76,6 +78,32 @@ def test_what_is_likelier_than_chance_is_familiar(bundle: Bundle) -> None:
         [chunk.units.ids.tolist() for chunk in bundle.reply(one, "en", max_seconds=2.0)] for one in (prompt, again)
     ]
     assert drawn[0] == drawn[1]
+
+
+def test_a_further_prompt_is_understood_with_the_story_so_far(bundle: Bundle) -> None:
+    """Four sentences of a story, the last of them alone: likelier, in the same language, after what was told before."""
+    panel = Voices.load()
+    scored: list[list[list[int]]] = []
+
+    class Listening:
+        def score(self, sequences: list[list[int]]) -> list[np.ndarray]:
+            scored.append(sequences)
+            return bundle.engine.score(sequences)
+
+    engine: Any = Listening()
+    for number, story in enumerate(generate_stories(3, 4, "test")):
+        language = ("en", "fr")[number % 2]
+        spoken = [speak(text, language, panel.speaker("boris"), panel) for text in story.sentences[language][:4]]
+        before = [one for waveform in spoken[:3] for one in bundle.prompt(waveform, 16000).said]
+        sentences, _ = hear(spoken[3], 16000, bundle.units, bundle.max_prompt_seconds)
+        assert understand(sentences, engine, bundle.vocabulary, before) == (language, True)
+        alone = bundle.vocabulary.sequence([(language, one.ids) for one in sentences])
+        place = bundle.languages.index(language)
+        assert scored[-1][place][-len(alone) + 1 :] == alone[1:]
+        assert len(alone) < len(scored[-1][place]) <= len(alone) + LOOK_BACK
+        (cold,) = bundle.engine.score([alone])
+        (warm,) = bundle.engine.score([scored[-1][place]])
+        assert warm[-len(alone) + 2 :].mean() > cold[1:].mean()
 
 
 @settings(max_examples=50, deadline=None)

@@ -32,6 +32,7 @@ from slm.units import Units
 from tests.conftest import spoken_beginning
 from tests.fake_bundle import FakeBundle, buzz, loudest_frequency
 from tests.talker import Talker
+from train.speech import Voices, speak
 
 LOW, HIGH = 150.0, 240.0
 """Pitches in Hz that the stand-in hears as its first and its last language."""
@@ -338,6 +339,9 @@ def test_every_reply_can_be_made_again_from_the_zip(bundle: Bundle, tmp_path: Pa
     second = made_up(story, bundle, spoken_beginning("fr"), Settings("braided", max_seconds=4.0, temperature=1.0))
     second.replies[0].cut(2.0)  # somebody interrupted
     made_up(story, bundle, spoken_beginning("en"), Settings("same", max_seconds=2.0, speaker=bundle.speakers[-1]))
+    panel = Voices.load()
+    strange = speak("The quarterly report shows that revenue grew.", "en", panel.speaker("basile"), panel)
+    assert not made_up(story, bundle, strange, Settings("same", max_seconds=2.0)).prompt.familiar
     path = tmp_path / "story.zip"
     path.write_bytes(archive.pack(story, bundle))
     for number, turn in enumerate(story.turns, 1):
@@ -350,7 +354,7 @@ def test_every_reply_can_be_made_again_from_the_zip(bundle: Bundle, tmp_path: Pa
         assert {"conversation.json", "conversation.flac", "turn-01-reply-2-fr.wav"} <= set(names)
         whole, rate = soundfile.read(io.BytesIO(files.read("conversation.flac")))
     spoken = sum(turn.waveform.size + turn.replies[turn.chosen].waveform.size for turn in story.turns)
-    assert len(whole) == spoken + 5 * round(archive.GAP * rate)
+    assert len(whole) == spoken + (2 * len(story.turns) - 1) * round(archive.GAP * rate)
     with pytest.raises(TresseError, match="has no reply 9"):
         archive.reproduce(bundle, path, 1, 9)
     (tmp_path / "no.zip").write_bytes(b"no zip")
@@ -426,7 +430,8 @@ def test_recordings_are_kept_whole_and_found_by_language(tmp_path: Path, monkeyp
         assert len(data) == round(0.5 * rate)
         for bad in (f"{name}/turn.json", f"..%2f{name}/prompt.wav", "x/prompt.wav"):
             assert talker.get(f"recordings/{bad}").status_code in (400, 404)
-        assert json.loads((folder / name / "turn.json").read_text())["replies"][0]["languages"] == ["en"]
+        described = json.loads((folder / name / "turn.json").read_text())
+        assert (described["replies"][0]["languages"], described["prompt"]["familiar"]) == (["en"], True)
         before = sorted(folder.iterdir())
 
         def full(*_: Any) -> None:

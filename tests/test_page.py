@@ -397,6 +397,8 @@ def test_a_prompt_that_cannot_be_made_out_says_so_in_both_languages(
     assert visitor.page.locator(".said").count() == 2
     (hint,) = visitor.page.locator(".unfamiliar").all()
     assert "could not make this out" in hint.inner_text()
+    assert "examples below" in hint.inner_text()
+    assert visitor.page.locator(".example").first.is_visible()
     visitor.page.locator(".interface [lang=fr]").click()
     visitor.page.locator(".unfamiliar", has_text="démêler").wait_for()
 

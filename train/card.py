@@ -38,7 +38,8 @@ def write_card(folder: Path) -> None:
         "## Limits",
         "",
         "It has only ever heard synthetic voices telling short children's stories from a small grammar. It goes on in that "
-        "world whatever it is told; natural voices, noise and other subjects are outside of what it knows.",
+        "world; natural voices, noise and other subjects are outside of what it knows, and it leaves aside what it cannot "
+        "make out.",
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

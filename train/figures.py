@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slm.defaults import TEMPERATURE
+from slm.errors import TresseError
 from train.evaluate import pairs
 from train.evaluate.cloze_report import kinds_of, shown
 from train.evaluate.protocol import CONTROL, HEADLINE, SAME, SEEN, UNSEEN
@@ -112,7 +113,7 @@ def further_table(metrics: Mapping[str, Any]) -> str:
             )
             if one.get(key) is not None
         )
-        rows.append((f"Continuation {name}, temperature {REPORTED}", said))
+        rows.append((", ".join(["Continuation " + name, *([one["drawn"]] if "drawn" in one else [])]), said))
     if one := metrics.get("alignment"):
         said = (
             f"layer {one['layer']}: translation found among {one['sentences']} in {one['retrieval']:.0%} and "
@@ -163,11 +164,16 @@ def _resynthesis(results: Mapping[str, Any]) -> Metrics:
 def _continuation(results: Mapping[str, Any]) -> Metrics:
     found: Metrics = {}
     for name, by_temperature in results["cells"].items():
+        if REPORTED not in by_temperature:
+            raise TresseError(
+                f"the continuations were not drawn at {REPORTED}: run tresse eval all into another folder"
+            )
         one = by_temperature[REPORTED]
         means = {
             key: one[key]["mean"]
             for key in ("familiar", "language", "lexicon", "confidence", "coherence", "coherence_control")
             if key in one
         }
-        found[name] = means | {"ceiling": results["ceiling"][name]["mean"], "n": one["n"]}
+        drawn = f"temperature {REPORTED}, top-p {results['settings']['top_p']:g}"
+        found[name] = means | {"ceiling": results["ceiling"][name]["mean"], "n": one["n"], "drawn": drawn}
     return found

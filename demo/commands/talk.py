@@ -91,7 +91,7 @@ def continue_command(
         report = continue_archive(held, prompt, out, turn, part)
     else:
         report = continue_file(held, prompt, to, out, **settings)
-    if not report.get("prompt_familiar", True):
+    if not report["prompt_familiar"]:
         print(f"tresse: {UNFAMILIAR}", file=sys.stderr)
     if as_json:
         print(json.dumps(report))
@@ -128,10 +128,12 @@ def record_command(
         "max_seconds": max_seconds,
         "speaker": speaker,
     }
-    done, failed = record_folder(Bundle.load(bundle, device), prompts, to, out, **settings)
+    done, failed, unfamiliar = record_folder(Bundle.load(bundle, device), prompts, to, out, **settings)
     print(
         f"{out}: {done} continuations"
-        + (f", {failed} prompts could not be used (see manifest.jsonl)" if failed else "")
+        + (f", {unfamiliar} of prompts that the model cannot make out" if unfamiliar else "")
+        + (f", {failed} prompts could not be used" if failed else "")
+        + (" (see manifest.jsonl)" if failed or unfamiliar else "")
     )
 
 

@@ -106,6 +106,7 @@ export async function start(element, props) {
       working = true;
       queue = 0;
       story.heard(m);
+      if (!m.familiar) $(".beginnings").open = true;
     } else if (m.type === "queue") queue = m.position;
     else if (m.type === "speaking") {
       queue = 0;
@@ -303,6 +304,7 @@ export async function start(element, props) {
   });
   for (const action of ["again", "undo", "new"]) $(`.${action}`).addEventListener("click", () => change(action));
 
+  $(".beginnings").hidden = !props.examples.length;
   props.examples.forEach(({ language, text }, k) => {
     const item = document.createElement("li");
     const hear = Object.assign(document.createElement("button"), { type: "button", className: "quiet hear-example", textContent: "▶" });

@@ -2,7 +2,7 @@
 
 import { languageName, number, onChange, t } from "./texts.js";
 
-const STORED = "tresse-settings";
+const STORED = "tresse-choices";
 const NAMES = ["speaker", "max_seconds", "temperature", "top_p", "seed"];
 
 export class Controls {
@@ -54,7 +54,8 @@ export class Controls {
   }
 
   changed() {
-    localStorage.setItem(STORED, JSON.stringify(this.read()));
+    const chosen = Object.entries(this.read()).filter(([name, value]) => value !== String(this.defaults[name]));
+    localStorage.setItem(STORED, JSON.stringify(Object.fromEntries(chosen)));
     this.label();
     this.onInput(this.read());
   }

@@ -53,7 +53,12 @@ export class Story {
     }
     card.message.prompt = message.seconds;
     this.tellFacts(card);
-    if (!message.familiar) card.words.after(part("p", "unfamiliar", "unfamiliar"));
+    if (!message.familiar) {
+      const hint = part("p", "unfamiliar");
+      hint.append(part("span", "", "unfamiliar"));
+      if (this.props.examples.length) hint.append(" ", part("span", "", "unfamiliar.examples"));
+      card.words.after(hint);
+    }
     item.append(card.element, replies);
     this.list.append(item);
     card.strip.draw();

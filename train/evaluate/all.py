@@ -19,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
 from train.checkpoint import atomic_path, write_json
 from train.evaluate.page import nested, write_html
@@ -189,6 +190,7 @@ def evaluate_all(
         "sizes": asdict(setting.sizes),
         "transcribed": transcriber is not None,
         "code": code_hash(),
+        "drawing": [TEMPERATURE, TOP_P],
         "voices": setting.panel.fingerprint([*setting.panel.training, *setting.panel.held_out]),
     }
     found: dict[str, Any] = {}

@@ -29,7 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from slm.audio import write_wav
-from slm.defaults import TEMPERATURE
+from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
 from train.checkpoint import atomic_path, write_json
 from train.evaluate.facts import coherence, lexicon, parser, words_of
@@ -64,7 +64,7 @@ class Recogniser(Protocol):
 @dataclass(frozen=True)
 class Continuation:
     """One continuation. audio: file beside the table; language: share of the speech in the language asked for; familiar:
-    whether the model could make the prompt out."""
+    whether the model could make the prompt out (None: it said nothing)."""
 
     id: str
     story: int
@@ -79,7 +79,7 @@ class Continuation:
     transcript: str | None
     language: float | None
     confidence: float | None
-    familiar: bool = True
+    familiar: bool | None = None
 
 
 def evaluate_continuation(
@@ -114,6 +114,7 @@ def evaluate_continuation(
         "split": split,
         "seed": seed,
         "max_seconds": max_seconds,
+        "top_p": TOP_P,
         "transcribed": transcriber is not None,
         "voices": panel.fingerprint(voices),
     }
@@ -191,7 +192,7 @@ def _continue(
 ) -> Continuation:
     chunks = list(
         bundle.continue_speech(
-            prompt, SAMPLE_RATE, to=asked, seed=seed, temperature=temperature, max_seconds=max_seconds
+            prompt, SAMPLE_RATE, to=asked, seed=seed, temperature=temperature, top_p=TOP_P, max_seconds=max_seconds
         )
     )
     audio = np.concatenate([chunk.audio for chunk in chunks]) if chunks else np.zeros(0, np.float32)
@@ -258,7 +259,7 @@ def _metrics(rows: list[Continuation], stories: list[Story], sentences: int) -> 
         "n": len(rows),
         "seconds": _mean([row.seconds for row in rows]),
         "silent": sum(row.seconds == 0 for row in rows),
-        "familiar": _mean([float(row.familiar) for row in rows]),
+        "familiar": _mean([None if row.familiar is None else float(row.familiar) for row in rows]),
     }
     texts = [row.transcript for row in rows if row.transcript is not None]
     if len(texts) < len(rows):
@@ -348,11 +349,11 @@ def markdown_page(results: Mapping[str, Any], rows: Sequence[Continuation]) -> s
         "# Continuation",
         "",
         f"{settings['prompts']} {settings['split']} stories, told as far as sentence {settings['sentences']} by voices that",
-        f"no training heard ({', '.join(settings['voices'])}), continued for {settings['max_seconds']:g} s at most. Shares",
-        "in % with 95 % bootstrap intervals over stories. Coherence: of the facts that a continuation names and whose kind",
-        "the prompt names too, the share that agree; beside it the same against another story's prompt (the control), and",
-        "that of the story's own next sentences as written (the ceiling). auto-BLEU-2: repetition within a continuation;",
-        "self-BLEU-2: likeness of the continuations to each other.",
+        f"no training heard ({', '.join(settings['voices'])}), continued for {settings['max_seconds']:g} s at most, top-p",
+        f"{settings['top_p']:g}. Shares in % with 95 % bootstrap intervals over stories. Coherence: of the facts that a",
+        "continuation names and whose kind the prompt names too, the share that agree; beside it the same against another",
+        "story's prompt (the control), and that of the story's own next sentences as written (the ceiling). auto-BLEU-2:",
+        "repetition within a continuation; self-BLEU-2: likeness of the continuations to each other.",
         "" if settings["transcribed"] else "\nWithout a recogniser (--asr) only lengths are measured.\n",
         markdown_table(results),
         "",
