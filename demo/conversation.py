@@ -156,8 +156,8 @@ class Turn:
 
     @property
     def told(self) -> list[Sentence]:
-        """What this turn adds to the story: of the prompt nothing where the model could not make it out."""
-        own = list(self.prompt.said if self.prompt.familiar else ())
+        """What this turn adds to the story."""
+        own = list(self.prompt.told)
         return own + (self.replies[self.chosen].sentences if self.chosen < len(self.replies) else [])
 
 

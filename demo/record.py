@@ -15,6 +15,7 @@ from slm.bundle import Bundle
 from slm.errors import TresseError
 
 if TYPE_CHECKING:
+    from slm.continuation import Prompt
     from slm.transcribe import Transcriber
 
 AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac"}
@@ -39,9 +40,7 @@ def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: 
     write_wav(out, audio, bundle.sample_rate)
     seconds = len(audio) / bundle.sample_rate
     return {
-        "prompt_seconds": round(len(waveform) / sample_rate, 3),
-        "prompt_language": chunks[0].prompt.language,
-        "prompt_familiar": chunks[0].prompt.familiar,
+        **_heard(chunks[0].prompt),
         "seconds": round(seconds, 3),
         "language": to,
         "tokens": chunks[-1].tokens,
@@ -50,6 +49,15 @@ def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: 
         "real_time_factor": round(took / seconds, 4),
         "transcript": _transcript(bundle, audio, to),
         "seed": settings["seed"],
+    }
+
+
+def _heard(prompt: Prompt) -> dict[str, Any]:
+    """What the reports say of a prompt."""
+    return {
+        "prompt_seconds": round(prompt.seconds, 3),
+        "prompt_language": prompt.language,
+        "prompt_familiar": prompt.familiar,
     }
 
 
@@ -78,11 +86,8 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
     bundle.warm_up()
     reply = reproduce(bundle, path, turn, part)
     write_wav(out, reply.waveform, reply.sample_rate)
-    prompt = reply.chunks[0].prompt
     return {
-        "prompt_seconds": round(prompt.seconds, 3),
-        "prompt_language": prompt.language,
-        "prompt_familiar": prompt.familiar,
+        **_heard(reply.chunks[0].prompt),
         "seconds": round(reply.seconds, 3),
         "language": "-".join(reply.languages),
         "tokens": reply.tokens,

@@ -25,6 +25,7 @@ from slm.errors import TresseError
 from slm.listening import PromptStream
 from slm.model import BUNDLES, load_model
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
+from slm.units.hub import is_path
 from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
 
@@ -334,7 +335,7 @@ def _find(path_or_hub_id: str | Path | None) -> Path:
     if path.exists():
         return path
     name = str(path_or_hub_id)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if "/" in name and not is_path(name):
         from huggingface_hub import snapshot_download
 
         try:

@@ -45,9 +45,14 @@ class Prompt:
         return tuple(Sentence(units, self.language) for units in self.sentences)
 
     @property
+    def told(self) -> tuple[Sentence, ...]:
+        """What it adds to the story: nothing where the model could not make it out."""
+        return self.said if self.familiar else ()
+
+    @property
     def story(self) -> tuple[Sentence, ...]:
-        """What the model goes on from: everything told until now, but not what it could not make out."""
-        return (*self.before, *(self.said if self.familiar else ()))
+        """What the model goes on from."""
+        return (*self.before, *self.told)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from slm.errors import TresseError
+from slm.units.hub import is_path
 from slm.units.vocabulary import UnitVocabulary
 
 BUNDLES = Path(__file__).parent / "bundles"
@@ -105,9 +106,10 @@ def part_folders(source: str | Path, part: str) -> list[Path]:
 def unit_model(source: str | Path) -> Path | None:
     """The folder of the language model of units that `source` names: a shipped bundle, a bundle's folder, or the model's
     own. None for anything else, such as a text LM. Raises TresseError for a path at which there is nothing."""
-    name = str(source)
-    if (name.startswith((".", "/", "~")) or name.count("/") > 1) and not Path(source).exists():
-        raise TresseError(f"there is no folder {name}: give a bundle, or a folder or hub id of a causal language model")
+    if is_path(str(source)) and not Path(source).exists():
+        raise TresseError(
+            f"there is no folder {source}: give a bundle, or a folder or hub id of a causal language model"
+        )
     for folder in part_folders(source, "slm"):
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))

@@ -19,6 +19,15 @@ SETS = {
     "unseen_situations": "unseen situations, unseen voices",
     "hand_written": "hand-written, unseen voices",
 }
+CONTINUATION = {
+    "familiar": "prompts made out",
+    "language": "in the language asked for",
+    "lexicon": "words of the lexicon",
+    "confidence": "recogniser's confidence",
+    "coherence": "facts that agree with the prompt",
+    "coherence_control": "with another prompt",
+    "ceiling": "of the story itself",
+}
 Metrics = dict[str, Any]
 
 
@@ -100,19 +109,7 @@ def further_table(metrics: Mapping[str, Any]) -> str:
             told = f"{said}; language told right in {ears['language'][group]:.1%}"
             rows.append((f"Recogniser: word error, {group.replace('_', '-')} voices", told))
     for name, one in metrics.get("continuation", {}).items():
-        said = ", ".join(
-            f"{title} {one[key]:.0%}"
-            for key, title in (
-                ("familiar", "prompts made out"),
-                ("language", "in the language asked for"),
-                ("lexicon", "words of the lexicon"),
-                ("confidence", "recogniser's confidence"),
-                ("coherence", "facts that agree with the prompt"),
-                ("coherence_control", "with another prompt"),
-                ("ceiling", "of the story itself"),
-            )
-            if one.get(key) is not None
-        )
+        said = ", ".join(f"{title} {one[key]:.0%}" for key, title in CONTINUATION.items() if one.get(key) is not None)
         rows.append((", ".join(["Continuation " + name, *([one["drawn"]] if "drawn" in one else [])]), said))
     if one := metrics.get("alignment"):
         said = (
@@ -169,11 +166,7 @@ def _continuation(results: Mapping[str, Any]) -> Metrics:
                 f"the continuations were not drawn at {REPORTED}: run tresse eval all into another folder"
             )
         one = by_temperature[REPORTED]
-        means = {
-            key: one[key]["mean"]
-            for key in ("familiar", "language", "lexicon", "confidence", "coherence", "coherence_control")
-            if key in one
-        }
+        means = {key: one[key]["mean"] for key in CONTINUATION if key in one}
         drawn = f"temperature {REPORTED}, top-p {results['settings']['top_p']:g}"
         found[name] = means | {"ceiling": results["ceiling"][name]["mean"], "n": one["n"], "drawn": drawn}
     return found

@@ -22,6 +22,7 @@ from pydantic import ConfigDict, Field
 
 from slm.audio import resample
 from slm.errors import TresseError
+from slm.units.hub import is_path
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def find_model(model: str, speaker: str) -> Path:
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
-    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+    if "/" not in model or is_path(model):
         raise TresseError(f"voice {speaker}: there is no folder {model}: give a VITS checkpoint's folder or a hub id")
     from huggingface_hub import snapshot_download
 

@@ -17,6 +17,11 @@ MODEL = "model"
 """Name of the folder a local model is copied to, beside config.json."""
 
 
+def is_path(name: str) -> bool:
+    """Whether a name can only be a file's or a folder's: a hub id is `name` or `owner/name`."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1
+
+
 def locate(path: str, folder: Path | None = None) -> str:
     """`path` of a config.json in `folder` -> an existing folder, or a hub id."""
     if folder is not None and (folder / path).is_dir():
