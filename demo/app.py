@@ -17,11 +17,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 import gradio as gr
 
 from demo import recordings as recording
-from demo.ears import Ears
-from demo.look import HEAD, LOGO, STYLE, theme
 from demo.programs import add_programs
 from demo.routes import MAX_UPLOAD, WEB, plots, routes
-from demo.tabs import KEPT, Service
+from demo.sessions import KEPT, Service
+from demo.theme import HEAD, LOGO, STYLE, theme
+from demo.transcripts import Ears
 from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
 

@@ -46,8 +46,8 @@ class Benchmark:
 
     def _make(self) -> list[dict[str, Any]]:
         try:
-            from train.speech import SAMPLE_RATE, Voices, speak
-            from train.stories.cloze import make_items
+            from train.speech.voices import SAMPLE_RATE, Voices, speak
+            from train.stories.cloze_items import make_items
         except ImportError as error:
             raise TresseError("benchmark items need the extra train: pip install 'tresse[train]'") from error
         voices, bundle = Voices.load(), self.bundle

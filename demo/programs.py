@@ -25,7 +25,7 @@ import gradio as gr
 
 from demo import archive
 from demo.conversation import SAME, Conversation, Settings, Speaking, Turn
-from demo.tabs import Service
+from demo.sessions import Service
 from slm.audio import read_audio, write_wav
 from slm.errors import TresseError
 

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 
 from demo import archive, recordings
 from demo.benchmark import Benchmark
-from demo.tabs import Service, Tab, outbox
+from demo.sessions import Service, Tab, outbox
 from slm.audio import read_audio
 from slm.errors import TresseError
 

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from slm.continuation import Prompt, Sentence, continue_prompt, fitting, hear, understand
-from slm.cores import Cores
 from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
-from slm.listening import PromptStream
 from slm.model import BUNDLES, load_model
+from slm.prompt_stream import PromptStream
+from slm.scheduling import Cores
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.units.hub import is_path
 from slm.voice_activity import RATE, speech_segments

@@ -13,7 +13,7 @@ import pytest
 
 from slm.audio import write_wav
 from slm.bundle import Bundle
-from train.speech import SAMPLE_RATE, Voices, speak
+from train.speech.voices import SAMPLE_RATE, Voices, speak
 
 BEGINNINGS = {
     "en": ["Anna went to the garden with her little dog.", "The red ball was lost and she was very sad."],

@@ -20,8 +20,8 @@ from demo.app import share_cores, start
 from slm.audio import write_wav
 from slm.bundle import Bundle
 from tests.browser import chromium
-from tests.test_page import LOUD, visits
-from train.bench.continuation import spoken_prompts
+from tests.demo.test_page import LOUD, visits
+from train.bench.latency import spoken_prompts
 
 GOAL = 250.0
 """ms, median."""

@@ -1,4 +1,4 @@
-"""A Python stand-in for a browser tab: speaks the page's protocol (demo/tabs.py, demo/routes.py) over HTTP."""
+"""A Python stand-in for a browser tab: speaks the page's protocol (demo/sessions.py, demo/routes.py) over HTTP."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slm.errors import TresseError
-from train.checkpoint import atomic_path, write_json
+from train.tools.checkpoints import atomic_path, write_json
 
 if TYPE_CHECKING:
     from train.recipe import AblationSettings, Recipe
@@ -93,9 +93,9 @@ def run_ablation(
 
 
 def _evaluate(recipe: Recipe, settings: AblationSettings, candidate: Candidate, out: Path) -> None:
-    from train.evaluate.cloze import evaluate_cloze
-    from train.evaluate.protocol import SEEN, UNSEEN
-    from train.stories.cloze import make_items
+    from train.evaluate.cloze.evaluation import evaluate_cloze
+    from train.evaluate.cloze.protocol import SEEN, UNSEEN
+    from train.stories.cloze_items import make_items
 
     items = make_items(recipe.seed + 1, settings.items, "test")
     cache = out / "ablation" / "speech"
@@ -112,9 +112,9 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
 
     Items come in the order of the first run. Raises TresseError where runs were evaluated on different items.
     """
-    from train.evaluate.cloze import read_scores
-    from train.evaluate.protocol import HEADLINE, SAME, value_of
-    from train.evaluate.statistics import outcomes
+    from train.evaluate.cloze.evaluation import read_scores
+    from train.evaluate.cloze.protocol import HEADLINE, SAME, value_of
+    from train.tools.statistics import outcomes
 
     held: list[dict[Cell, dict[str, tuple[float, str]]]] = []
     for path in scores:
@@ -141,7 +141,7 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
 def compare_rows(settings: AblationSettings, scored: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
     """{"baseline", "rows": {key: {"name", "seeds", "voices": {"seen": {"en>fr": {"topic": accuracy and, of all rows but
     the baseline, "against_baseline": `statistics.compare`}}}, "unseen": ...}}}}."""
-    from train.evaluate.statistics import accuracy, compare
+    from train.tools.statistics import accuracy, compare
 
     held = {key: outcomes_by_cell(paths) for key, paths in scored.items()}
     base = held[settings.baseline]

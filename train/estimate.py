@@ -19,13 +19,13 @@ import torch
 
 from slm.errors import TresseError
 from slm.model import ModelConfig, parameter_count, training_flops
-from train.attention import use_document_attention
-from train.packing import PackedBatch
-from train.precision import bf16_pays, peak_flops
-from train.progress import clock
+from train.lm.attention import use_document_attention
+from train.lm.packing import PackedBatch
+from train.lm.schedule import SLMTraining
+from train.lm.training import optimisers_of, token_losses
 from train.recipe import Recipe
-from train.schedule import SLMTraining
-from train.slm import optimisers_of, token_losses
+from train.tools.hardware import bf16_pays, peak_flops
+from train.tools.progress import clock
 
 SENTENCES, SECONDS_A_SENTENCE = 5.8, 3.1
 """Of a generated story: sentences, and s each of them lasts."""

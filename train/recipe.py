@@ -29,15 +29,15 @@ from slm.errors import TresseError
 from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
 from slm.units.conv import ConvEncoderConfig
-from train.asr import ASRTraining
-from train.checkpoint import atomic_path, write_json
-from train.corpus import CorpusPreparation
-from train.launch import is_main, under_launcher
-from train.schedule import SLMTraining
-from train.schedule import Stage as Schedule
+from train.asr.training import ASRTraining
+from train.corpus.preparation import CorpusPreparation
+from train.lm.schedule import SLMTraining
+from train.lm.schedule import Stage as Schedule
 from train.stories.grammar import Cycles
-from train.units import UnitTraining
-from train.vocoder import VocoderTraining
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.launch import is_main, under_launcher
+from train.units.training import UnitTraining
+from train.vocoder.training import VocoderTraining
 
 RECIPES = Path(__file__).parent / "recipes"
 

@@ -22,13 +22,13 @@ from slm.errors import TresseError
 from slm.model import ModelConfig, unit_model
 from slm.units import UnitVocabulary, load_encoder
 from train.ablation import run_ablation
-from train.checkpoint import write_json
-from train.corpus import prepare_corpus, read_units
-from train.launch import on_processes, under_launcher
+from train.corpus.preparation import prepare_corpus, read_units
+from train.lm.schedule import SLMTraining
 from train.recipe import Recipe, Stage
-from train.schedule import SLMTraining
-from train.speech import SAMPLE_RATE, Voices, speak
+from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
+from train.tools.checkpoints import write_json
+from train.tools.launch import on_processes, under_launcher
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
@@ -68,7 +68,7 @@ def take(recipe: Recipe, part: str, folder: Path) -> bool:
 def make_units(recipe: Recipe, out: Path, workers: int) -> None:
     """Take the unit encoder, or train it and measure how far its units depend on the voice."""
     from train.evaluate.units import measure, speak_panel
-    from train.units import train_units
+    from train.units.training import train_units
 
     if take(recipe, "units", out / "units"):
         return
@@ -133,7 +133,7 @@ def train_language_model(model: ModelConfig, training: SLMTraining, data: Path, 
 
 
 def _train_here(model: ModelConfig, training: SLMTraining, data: Path, folder: Path) -> None:
-    from train.slm import train_slm
+    from train.lm.training import train_slm
 
     validation = data / "validation" if (data / "validation").exists() else None
     vocabulary = UnitVocabulary.load(data / "vocabulary")
@@ -142,8 +142,8 @@ def _train_here(model: ModelConfig, training: SLMTraining, data: Path, folder: P
 
 def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
     """Train the vocoder on the vocoder speakers' speech."""
-    from train.vocoder import train_vocoder
-    from train.vocoder_data import make_clips
+    from train.vocoder.data import make_clips
+    from train.vocoder.training import train_vocoder
     from vocoder import VocoderConfig
 
     if take(recipe, "vocoder", out / "vocoder"):
@@ -255,7 +255,7 @@ def write_examples(recipe: Recipe, training: Iterable[Story], folder: Path) -> N
 def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
     """Take the recogniser or train it, and put it into the bundle."""
     if not take(recipe, "asr", out / "asr" / "asr"):
-        from train.asr import train_asr
+        from train.asr.training import train_asr
 
         assert recipe.asr is not None
         settings = recipe.asr
@@ -268,10 +268,10 @@ def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
 def measure(recipe: Recipe, out: Path, workers: int) -> None:
     """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card."""
     from slm.bundle import Bundle
-    from train.card import write_card
-    from train.evaluate.cloze import evaluate_cloze
-    from train.figures import cloze_figures
-    from train.stories.cloze import make_items
+    from train.evaluate.cloze.evaluation import evaluate_cloze
+    from train.publish.card import write_card
+    from train.publish.figures import cloze_figures
+    from train.stories.cloze_items import make_items
 
     bundle = Bundle.load(out / "bundle")
     items = make_items(recipe.seed + 1, recipe.evaluation.items, "test")

@@ -62,9 +62,9 @@ def prepare_command(
 ) -> None:
     """Stories -> speech -> units -> Parquet shards. Killed and run again, it goes on."""
     from slm.bundle import SHIPPED
-    from train.augment import Augmentation
-    from train.corpus import CorpusPreparation, prepare_corpus
-    from train.speech import Voices
+    from train.corpus.preparation import CorpusPreparation, prepare_corpus
+    from train.speech.augmentation import Augmentation
+    from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories
 
     speakers = Voices.load(voices)

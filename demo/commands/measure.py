@@ -49,11 +49,11 @@ def cloze_command(
     """How often the model finds the right ending of a story likelier than a wrong one, in and across languages."""
     no_telemetry()
     from slm.bundle import Bundle
-    from train.evaluate.cloze import evaluate_cloze, markdown_table
-    from train.evaluate.cloze_compare import compare_cloze
-    from train.evaluate.cloze_report import comparison_table, voices_table
-    from train.evaluate.items import load_items
-    from train.evaluate.speech import default_cache
+    from train.evaluate.cloze.comparison import compare_cloze
+    from train.evaluate.cloze.evaluation import evaluate_cloze, markdown_table
+    from train.evaluate.cloze.items import load_items
+    from train.evaluate.cloze.report import comparison_table, voices_table
+    from train.evaluate.spoken_items import default_cache
 
     speakers = pairs("--voice", voice, "LANG=VOICE")
     chosen, root = load_items(items, count)
@@ -97,7 +97,7 @@ def pairs_command(
     no_telemetry()
     from slm.bundle import Bundle
     from train.evaluate.pairs import evaluate_pairs, markdown_table, read_pairs
-    from train.evaluate.speech import default_cache
+    from train.evaluate.spoken_items import default_cache
 
     chosen, root = read_pairs(items)
     held = Bundle.load(bundle, device)
@@ -119,7 +119,7 @@ def alignment_command(
     no_telemetry()
     from slm.bundle import Bundle
     from train.evaluate.alignment import evaluate_alignment, markdown_table
-    from train.evaluate.speech import default_cache
+    from train.evaluate.spoken_items import default_cache
 
     names = (Path(bundle).name if bundle else "shipped", Path(compare).name if compare else "other")
     results = evaluate_alignment(
@@ -195,7 +195,7 @@ def all_command(
     no_telemetry()
     from slm.bundle import Bundle
     from train.evaluate.all import QUICK, Sizes, evaluate_all
-    from train.evaluate.speech import default_cache
+    from train.evaluate.spoken_items import default_cache
 
     held = Bundle.load(bundle, device)
     ears, deaf = _ears(held, asr)
@@ -226,7 +226,7 @@ def bench_cloze_command(
     no_telemetry()
     from slm.bundle import Bundle
     from train.bench.cloze import bench_cloze, table
-    from train.evaluate.speech import default_cache
+    from train.evaluate.spoken_items import default_cache
 
     _show(bench_cloze(Bundle.load(bundle, device), count, cache=default_cache()), table)
 
@@ -245,7 +245,7 @@ def units_command(
     from slm.bundle import Bundle, choose_device
     from slm.units import load_encoder
     from train.evaluate.units_report import report_units, summary_table
-    from train.speech import Voices
+    from train.speech.voices import Voices
 
     if units:
         encoder, languages = load_encoder(units).to(choose_device(device)), list(Voices.load().languages)
@@ -272,7 +272,7 @@ def bench_continue_command(
     """Delay of the first audio, and decoding speed, against generating everything with transformers first."""
     no_telemetry()
     from slm.bundle import Bundle
-    from train.bench.continuation import bench_continue, table
+    from train.bench.latency import bench_continue, table
 
     _show(bench_continue(Bundle.load(bundle, device), prompts), table)
 

@@ -7,7 +7,7 @@ import { Braid } from "./braid.js";
 import { Link } from "./link.js";
 import { Microphone } from "./microphone.js";
 import { Player } from "./player.js";
-import { keptPage } from "./kept.js";
+import { keptPage } from "./recordings.js";
 import { resultsPage } from "./results.js";
 import { Controls } from "./settings.js";
 import { Story } from "./story.js";

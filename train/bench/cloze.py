@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from slm.likelihood import EndingScore, ScoredItem, score_endings
-from train.evaluate.protocol import CONTROL, RULES, value_of
+from train.evaluate.cloze.protocol import CONTROL, RULES, value_of
 
 GOAL = 3.0
 """Times faster than the plain way, at least."""
@@ -64,9 +64,9 @@ def bench_cloze(bundle: Any, count: int = 50, repeats: int = 2, cache: Path | No
     """
     import torch
 
-    from train.evaluate.cloze import conditions, scored_items
-    from train.speech import Voices
-    from train.stories.cloze import make_items
+    from train.evaluate.cloze.evaluation import conditions, scored_items
+    from train.speech.voices import Voices
+    from train.stories.cloze_items import make_items
 
     items = make_items(1, count, "test")
     rows = scored_items(bundle, items, Voices.load().reference, cache)

@@ -16,9 +16,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slm.units import UnitEncoder, Units, load_encoder
-from train.corpus import Request, Shard, Work, batches, encode_all, speak_and_encode, speak_request, write_rows
-from train.speech import SAMPLE_RATE
-from train.vits import one_thread
+from train.corpus.preparation import (
+    Request,
+    Shard,
+    Work,
+    batches,
+    encode_all,
+    speak_and_encode,
+    speak_request,
+    write_rows,
+)
+from train.speech.vits import one_thread
+from train.speech.voices import SAMPLE_RATE
 
 GOAL = 100.0
 """Times real time, for encoding and writing of ready audio on one core."""
@@ -137,9 +146,9 @@ def table(result: dict[str, Any]) -> str:
 def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = None) -> dict[str, Any]:
     """The benchmark as the command line runs it: generated stories, all training voices, the shipped bundle's units."""
     from slm.bundle import SHIPPED
-    from train.bring import Row
-    from train.corpus import CorpusPreparation
-    from train.speech import Voices
+    from train.corpus.preparation import CorpusPreparation
+    from train.corpus.reader import Row
+    from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories
 
     told = list(generate_stories(0, stories, cycles=Cycles(cycle)))

@@ -20,11 +20,11 @@ import torch
 
 from slm.model import ModelConfig, training_flops
 from slm.units.vocabulary import UnitVocabulary
-from train.attention import use_document_attention
-from train.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus
-from train.precision import bf16_pays, peak_flops
-from train.schedule import SLMTraining
-from train.slm import optimisers_of, token_losses
+from train.lm.attention import use_document_attention
+from train.lm.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus
+from train.lm.schedule import SLMTraining
+from train.lm.training import optimisers_of, token_losses
+from train.tools.hardware import bf16_pays, peak_flops
 
 LOADER_SECONDS = 0.5
 PLAIN_ROWS = 8
@@ -96,7 +96,7 @@ def _timed(way: Callable[[], tuple[int, int]], device: torch.device) -> tuple[fl
 
 
 class _Ours:
-    """Packed rows, as `train.slm` trains on them."""
+    """Packed rows, as `train.lm.training` trains on them."""
 
     def __init__(
         self, model: Any, stream: PackedStream, training: SLMTraining, device: torch.device, bf16: bool
@@ -214,8 +214,8 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
     import json
 
     from slm.bundle import SHIPPED
-    from train.corpus import CorpusPreparation, prepare_corpus
-    from train.speech import Voices
+    from train.corpus.preparation import CorpusPreparation, prepare_corpus
+    from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories
 
     folder = bundle or SHIPPED

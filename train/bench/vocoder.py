@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from train.vits import one_thread
+from train.speech.vits import one_thread
 from vocoder import Vocoder
 
 CHUNKS = (0.02, 0.08, 0.32)

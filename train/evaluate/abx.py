@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.evaluate.phones import SILENCE, Phone
+from train.speech.phones import SILENCE, Phone
 
 TOKENS = 4
 """Tokens at most of one triphone in one voice."""

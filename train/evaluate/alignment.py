@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from slm.errors import TresseError
-from train.checkpoint import atomic_path, write_json
-from train.evaluate.speech import SpokenUnits
-from train.evaluate.statistics import bootstrap
-from train.speech import Voices
+from train.evaluate.spoken_items import SpokenUnits
+from train.speech.voices import Voices
 from train.stories.grammar import Story, generate_stories
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.statistics import bootstrap
 
 BATCH_TOKENS = 2048
 MAP_PAIRS = 60

@@ -21,11 +21,11 @@ from typing import Any
 
 from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
-from train.checkpoint import atomic_path, write_json
-from train.evaluate.page import nested, write_html
-from train.evaluate.speech import files_hash
-from train.speech import Voices
-from train.stories.cloze import BENCHMARK_ITEMS
+from train.evaluate.html import nested, write_html
+from train.evaluate.spoken_items import files_hash
+from train.speech.voices import Voices
+from train.stories.cloze_items import BENCHMARK_ITEMS
+from train.tools.checkpoints import atomic_path, write_json
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Setting:
 
 def _cloze(source: str) -> Callable[[Setting, Path], Any]:
     def run(setting: Setting, out: Path) -> Any:
-        from train.evaluate.cloze import evaluate_cloze
-        from train.evaluate.items import load_items
+        from train.evaluate.cloze.evaluation import evaluate_cloze
+        from train.evaluate.cloze.items import load_items
 
         items, root = load_items(source, setting.sizes.items)
         return evaluate_cloze(
@@ -285,7 +285,7 @@ def code_hash() -> str:
     """A hash of the evaluation's code."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *here.glob("*.jsonl")]):
+    for path in sorted([*here.rglob("*.py"), *here.glob("*.jsonl")]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

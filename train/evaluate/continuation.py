@@ -31,14 +31,14 @@ import numpy as np
 from slm.audio import write_wav
 from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
-from train.checkpoint import atomic_path, write_json
 from train.evaluate.facts import coherence, lexicon, parser, words_of
 from train.evaluate.repetition import auto_bleu, self_bleu
-from train.evaluate.speech import files_hash
-from train.evaluate.statistics import bootstrap
-from train.progress import Progress
-from train.speech import SAMPLE_RATE, Voices, speak
+from train.evaluate.spoken_items import files_hash
+from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, generate_stories
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.progress import Progress
+from train.tools.statistics import bootstrap
 
 TEMPERATURES = (0.0, 0.5, TEMPERATURE, 1.0)
 PAUSE = 0.45
@@ -371,7 +371,7 @@ def markdown_page(results: Mapping[str, Any], rows: Sequence[Continuation]) -> s
         prompt = row.prompt.replace("|", "/")
         page.append(f"| {prompt} | {row.told}>{row.asked} | {row.temperature:g} | {said} | [listen]({row.audio}) |")
     if results["problems"]:
-        from train.evaluate.cloze_report import problems_section
+        from train.evaluate.cloze.report import problems_section
 
         page += ["", *problems_section(results["problems"])]
     return "\n".join(page) + "\n"

@@ -20,9 +20,9 @@ import numpy as np
 
 from slm.audio import resample
 from slm.errors import TresseError
-from train.espeak import BLOCK, EspeakSpeaker, _Library
-from train.evaluate.phones import phone_name
-from train.speech import SAMPLE_RATE, Voices, _finish
+from train.speech.espeak import BLOCK, EspeakSpeaker, _Library
+from train.speech.phones import phone_name
+from train.speech.voices import SAMPLE_RATE, Voices, _finish
 from train.stories.grammar import Story, rng_for
 
 SHIPPED_SET = Path(__file__).with_name("lexical.jsonl")

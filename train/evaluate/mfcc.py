@@ -8,8 +8,8 @@ import torchaudio
 from torch import Tensor
 
 from slm.units.sequence import Units
-from train.kmeans import assign, kmeans
-from train.speech import SAMPLE_RATE, Voices, speak
+from train.speech.voices import SAMPLE_RATE, Voices, speak
+from train.tools.kmeans import assign, kmeans
 
 
 class MfccEncoder:

@@ -22,16 +22,16 @@ import numpy as np
 from slm.errors import TresseError
 from slm.interleave import sentence_tokens
 from slm.likelihood import EndingScore, ScoredItem, score_endings
-from train.checkpoint import atomic_path, write_json
-from train.evaluate.cloze import conditions
-from train.evaluate.cloze_report import problems_section, shown
+from train.evaluate.cloze.evaluation import conditions
+from train.evaluate.cloze.protocol import RECORDED, SEEN, UNSEEN
+from train.evaluate.cloze.report import problems_section, shown
 from train.evaluate.lexical import SHIPPED_SET
-from train.evaluate.protocol import RECORDED, SEEN, UNSEEN
-from train.evaluate.speech import SpokenUnits, heard_voices, is_recording
-from train.evaluate.statistics import accuracy, outcomes
-from train.progress import Progress
-from train.speech import Voices
+from train.evaluate.spoken_items import SpokenUnits, heard_voices, is_recording
+from train.speech.voices import Voices
 from train.stories.grammar import read_lines, rng_for
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.progress import Progress
+from train.tools.statistics import accuracy, outcomes
 
 RULES = {"per_token": "log-likelihood per token", "total": "log-likelihood in all"}
 HEADLINE = "per_token"
@@ -40,7 +40,7 @@ PARTS = ("right", "wrong")
 
 @dataclass(frozen=True)
 class Pair:
-    """Two entries (see `train.evaluate.speech`), of which the first is right."""
+    """Two entries (see `train.evaluate.spoken_items`), of which the first is right."""
 
     id: str
     group: str

@@ -11,13 +11,13 @@ import numpy as np
 from torchaudio.functional import edit_distance
 
 from slm.errors import TresseError
-from train.asr import spoken_words
-from train.asr_data import written
-from train.checkpoint import atomic_path, write_json
-from train.progress import Progress
+from train.asr.data import written
+from train.asr.training import spoken_words
 from train.recipe import Recipe
-from train.speech import SAMPLE_RATE, Voices, speak
+from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, distinct_sentences, generate_stories
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.progress import Progress
 
 GROUPS = {"training": "training voices", "held_out": "held-out voices"}
 

@@ -24,14 +24,14 @@ import numpy as np
 import torch
 
 from slm.errors import TresseError
-from train.asr import spoken_words
-from train.checkpoint import atomic_path, write_json
+from train.asr.training import spoken_words
 from train.evaluate.edit_distance import edit_distances
 from train.evaluate.recogniser import held_out_sentences
-from train.progress import Progress
-from train.speech import SAMPLE_RATE, Voices, speak
-from vocoder.losses import SpectralLoss
-from vocoder.pitch import pitch_contours
+from train.speech.pitch import pitch_contours
+from train.speech.voices import SAMPLE_RATE, Voices, speak
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.progress import Progress
+from train.vocoder.losses import SpectralLoss
 
 SAME, OWN_TIMING = "same speaker", "same speaker, own timing"
 TRAINING, HELD_OUT = "training voices", "held-out voices"

@@ -7,7 +7,7 @@ for the encoder and for a plain MFCC + k-means encoder of equal codebook size an
   same sentence (every pair of the panel), of a voice and the reference voice, and of a clean and a changed recording
   (noise at 20 dB, pitch +-4 semitones, rate +-15 %, telephone band);
 - *phone purity* and *PNMI* (Hsu et al., "HuBERT", 2021) over frames, against espeak-ng's phoneme times; silence is a label
-  of its own, and both are also given without the frames of silence. The phone set: `train.evaluate.phones`. Few sentences
+  of its own, and both are also given without the frames of silence. The phone set: `train.speech.phones`. Few sentences
   flatter both, for the same words recur: 12 sentences gave a PNMI of 0.64 where 100 gave 0.58 and 400 gave 0.57;
 - *ABX* error of triphones within and across voices (`train.evaluate.abx`), on one-hot units and, where the encoder offers
   `features(waveform) -> float32 [T, D]`, on these with the angular distance;
@@ -35,13 +35,13 @@ import numpy as np
 from slm.audio import resample
 from slm.errors import TresseError
 from slm.units.sequence import Units
-from train.espeak import EspeakSpeaker
 from train.evaluate.abx import abx_error, find_tokens
 from train.evaluate.edit_distance import edit_rates
 from train.evaluate.mfcc import MfccEncoder
-from train.evaluate.phones import SILENCE, Phone, frame_labels, phones
-from train.progress import Progress
-from train.speech import SAMPLE_RATE, Speaker, Voices, speak, speak_with_phonemes
+from train.speech.espeak import EspeakSpeaker
+from train.speech.phones import SILENCE, Phone, frame_labels, phones
+from train.speech.voices import SAMPLE_RATE, Speaker, Voices, speak, speak_with_phonemes
+from train.tools.progress import Progress
 
 BLOCK = 8
 Change = Callable[[np.ndarray], np.ndarray]
@@ -76,7 +76,7 @@ class Speech:
 
 def default_changes() -> dict[str, Change]:
     """What may happen to a recording without changing what is said: name -> float32 [samples] -> float32 [samples]."""
-    from train.augment import noise, pitch, rate, telephone
+    from train.speech.augmentation import noise, pitch, rate, telephone
 
     return {
         "noise 20 dB": partial(noise, snr_db=20.0, seed=0),

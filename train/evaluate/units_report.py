@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from slm.units.sequence import UnitEncoder
-from train.checkpoint import atomic_path, write_json
 from train.evaluate.units import evaluate_units, fit_baseline
-from train.speech import Voices
+from train.speech.voices import Voices
 from train.stories.grammar import distinct_sentences, generate_stories
+from train.tools.checkpoints import atomic_path, write_json
 
 BASELINE_SENTENCES = 200
 """Of each language, that the baseline is fitted to."""

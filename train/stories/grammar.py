@@ -20,7 +20,6 @@ from math import prod
 from pathlib import Path
 
 from slm.errors import TresseError
-from train.checkpoint import atomic_path
 from train.stories.data import (
     FINISH,
     LANGUAGES,
@@ -33,6 +32,7 @@ from train.stories.data import (
     read_situation,
 )
 from train.stories.words import Entry
+from train.tools.checkpoints import atomic_path
 
 HERE = Path(__file__).parent
 # Out of a hundred combinations: test has the first ten, validation the next five, training the rest.

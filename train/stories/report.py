@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from train.stories.cloze import BENCHMARK_ITEMS, KINDS, make_items, read_handwritten
-from train.stories.control import correct_choices, shortcut_scorers
+from train.stories.cloze_items import BENCHMARK_ITEMS, KINDS, make_items, read_handwritten
 from train.stories.data import LANGUAGES, UNSEEN
+from train.stories.endings_only import correct_choices, shortcut_scorers
 from train.stories.grammar import SPLITS, default_grammar, generate_stories
 
 STORIES = 6000

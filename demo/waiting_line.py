@@ -1,0 +1,56 @@
+"""The waiting line: so many replies are made at once; who comes later waits in the order of arrival, and is told where."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from slm.errors import TresseError
+from slm.scheduling import Cores
+
+ARRIVAL = 0.0
+"""Everybody is due at the same time: who came first goes first."""
+
+
+class Left(Exception):
+    """Who waited did not want to any more."""
+
+
+class Line:
+    """`places` at once, `longest` waiting."""
+
+    def __init__(self, places: int, longest: int = 64) -> None:
+        self.longest = longest
+        self._places = Cores(places)
+
+    @property
+    def busy(self) -> int:
+        """Places in use."""
+        return self._places.busy
+
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return self._places.waiting
+
+    @contextlib.contextmanager
+    def wait(self, stop: threading.Event, tell: Callable[[int], None] = lambda position: None) -> Iterator[None]:
+        """Hold a place. tell: called with the position, 1 is next, as often as it changes.
+
+        Raises Left where `stop` is set meanwhile, and TresseError where the line is too long.
+        """
+        told = 0
+
+        def look(position: int) -> None:
+            nonlocal told
+            if position > self.longest:
+                raise TresseError(f"{self.longest} people are waiting already: please try again in a minute")
+            if position != told:
+                tell(position)
+                told = position
+            if stop.is_set():
+                raise Left
+
+        with self._places.one(ARRIVAL, look):
+            yield

@@ -1,0 +1,121 @@
+"""The shipped bundle is what the README says it is: its figures were measured, and small parts of them come again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from slm.bundle import SHIPPED, Bundle
+from slm.transcribe import Transcriber
+from train.evaluate.cloze.evaluation import evaluate_cloze, read_scores
+from train.evaluate.cloze.protocol import HEADLINE, value_of
+from train.evaluate.recogniser import evaluate_recogniser, held_out_sentences
+from train.evaluate.units import measure, speak_panel
+from train.publish.figures import figures
+from train.recipe import Recipe
+from train.speech.voices import SAMPLE_RATE, Voices, speak
+from train.stories.cloze_items import BENCHMARK_ITEMS, make_items
+from train.stories.grammar import distinct_sentences, generate_stories
+
+README = Path(__file__).parents[2] / "README.md"
+STRANGE = (
+    "The quarterly report shows that revenue grew by seven percent.",
+    "Yesterday the parliament voted on a new law about fisheries.",
+    "To be or not to be, that is the question.",
+    "Four score and seven years ago our fathers brought forth a new nation.",
+)
+
+
+def test_the_readme_states_the_measured_figures(bundle: Bundle) -> None:
+    tables = figures(bundle.info["metrics"])
+    text = README.read_text(encoding="utf-8")
+    for page in (text, (SHIPPED / "README.md").read_text(encoding="utf-8")):
+        assert tables in page
+    megabytes = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e6
+    assert f"{megabytes:.0f} MB" in text
+    assert megabytes < 40
+    assert sum(path.stat().st_size for path in (SHIPPED / "asr").iterdir()) < 12e6
+
+
+def test_its_origin_is_known(bundle: Bundle) -> None:
+    made = bundle.info["provenance"]
+    for one, name in ((made, "braid-more"), (made["warm_start"], "braid")):
+        recipe = Recipe.load(name)
+        assert one["commit"]
+        assert (one["recipe"], one["seed"], one["stories"]) == (recipe.name, recipe.seed, recipe.stories.train)
+        assert bundle.info["languages"] == list(recipe.languages)
+
+
+def test_the_scores_of_its_first_items_come_again(bundle: Bundle, tmp_path: Path) -> None:
+    """The first cloze items of the report, spoken, encoded and scored anew, in the same voices."""
+    kept = {
+        (one.item, one.group, one.pairing, one.context, one.ending): one
+        for one in read_scores(SHIPPED / "evaluation" / "scores.jsonl")
+    }
+    names = {item for item, *_ in kept}
+    items = [item for item in make_items(1, BENCHMARK_ITEMS, "test") if item.id in names]
+    assert len(items) == len(names) == 8
+    results = evaluate_cloze(bundle, items, out=tmp_path)
+    assert results["problems"] == []
+    again = read_scores(tmp_path / "scores.jsonl")
+    assert len(again) == len(kept)
+    differences = []
+    for one in again:
+        other = kept[one.item, one.group, one.pairing, one.context, one.ending]
+        differences += [
+            abs(value_of(score, HEADLINE) - value_of(before, HEADLINE))
+            for score, before in ((one.right, other.right), (one.wrong, other.wrong))
+        ]
+    assert np.mean(np.array(differences) < 0.01) > 0.9  # another processor may round a unit elsewhere
+
+
+def test_its_ears_hear_what_the_readme_says(bundle: Bundle) -> None:
+    stated = bundle.info["metrics"]["recogniser"]
+    ears = Transcriber.of_bundle(SHIPPED, bundle.languages)
+    sentences = held_out_sentences(bundle.info, bundle.languages, 8)
+    found = evaluate_recogniser(ears, sentences, Voices.load())
+    for group, rates in stated["word_error"].items():
+        for language, rate in rates.items():
+            assert found["word_error"][group][language] < rate + 0.1
+        assert found["language"][group] > 0.9
+
+
+@pytest.mark.parametrize(("told", "asked"), [("en", "fr"), ("fr", "en")])
+def test_a_continuation_is_in_the_language_asked_for(bundle: Bundle, told: str, asked: str) -> None:
+    example = next(one for one in bundle.examples if one.language == told)
+    from slm.audio import read_audio
+
+    waveform, rate = read_audio(example.path)
+    chunks = list(bundle.continue_speech(waveform, rate, to=asked, seed=1, max_seconds=8.0))
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    assert len(audio) > 2 * SAMPLE_RATE
+    heard = Transcriber.of_bundle(SHIPPED, bundle.languages).transcribe(audio, bundle.sample_rate)
+    assert heard.language == asked
+    assert len(heard.text.split()) > 4
+
+
+def test_what_it_cannot_make_out_it_does_not_imitate(bundle: Bundle) -> None:
+    """Sentences of another world: told to go on from them all the same, it speaks less clearly than of itself."""
+    panel, ears = Voices.load(), Transcriber.of_bundle(SHIPPED, bundle.languages)
+    own, imitated = [], []
+    for number, text in enumerate(STRANGE):
+        prompt = bundle.prompt(speak(text, "en", panel.speaker("zoe"), panel), SAMPLE_RATE)
+        assert not prompt.familiar
+        for asked, heard in ((prompt, own), (replace(prompt, familiar=True), imitated)):
+            for to in bundle.languages:
+                chunks = list(bundle.reply(asked, to, seed=number, max_seconds=6.0))
+                audio = np.concatenate([chunk.audio for chunk in chunks])
+                heard.append(ears.transcribe(audio, bundle.sample_rate).confidence)
+    assert np.mean(own) > np.mean(imitated) + 0.05
+
+
+def test_its_units_hear_words_not_voices(bundle: Bundle) -> None:
+    """A small part of `slm/units/README.md`, measured anew: held-out sentences in voices that no training heard."""
+    sentences = distinct_sentences(generate_stories(0, 40, "validation"), ["en", "fr"], 6)
+    speech = speak_panel(sentences, Voices.load(), voices_per_group=3, changes={})
+    for (_, group), row in measure(bundle.units, speech).items():
+        assert row["edit_rate"]["mean"] < {"training": 0.12, "held_out": 0.26}[group]
+        assert row["pnmi"] > 0.75  # few sentences flatter it

@@ -1,0 +1,69 @@
+"""Worker processes leave: after the work, on Ctrl+C, and when their parent is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from train.tools.workers import worker_pool
+
+SCRIPT = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background would not hear it
+from tests.train.tools.test_workers import note_and_sleep
+from train.tools.workers import worker_pool
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        list(pool.map(note_and_sleep, [sys.argv[1]] * 200))
+"""
+
+
+def note_and_sleep(folder: str) -> int:
+    """Leave a file named after this process; take a while."""
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(0.5)
+    return os.getpid()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_results_come_in_order_and_processes_leave(tmp_path: Path) -> None:
+    with worker_pool(2) as pool:
+        assert list(pool.map(abs, [-3, 2, -1])) == [3, 2, 1]
+        pids = set(pool.map(note_and_sleep, [str(tmp_path)] * 2))
+    assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("how", "whom"), [("SIGINT", "parent"), ("SIGINT", "group"), ("SIGKILL", "parent")])
+def test_nobody_stays_behind(tmp_path: Path, how: str, whom: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 2
+    if whom == "group":
+        os.killpg(process.pid, getattr(signal, how))
+    else:
+        process.send_signal(getattr(signal, how))
+    process.wait(timeout=20)
+    assert process.returncode != 0
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(alive(pid) for pid in pids)

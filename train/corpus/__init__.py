@@ -1,0 +1,1 @@
+"""Stories -> speech -> units -> shards, and the readers of what users bring."""

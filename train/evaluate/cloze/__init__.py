@@ -1,0 +1,1 @@
+"""Cloze: of two endings of a story, which does the model find likelier?"""

@@ -1,0 +1,421 @@
+"""Cloze: how often the model finds the right ending of a story likelier than a wrong one.
+
+Protocol. An item is a story's context and two endings. Sentences are spoken one by one, encoded and tokenised; the prompt is
+`<bos>`, then each context sentence behind its language's tag; an ending stands behind the tag of its language, without
+`<eos>`. Tags are given to the model, never scored. Every ordered pair of languages is a cell (context > ending). Three
+rules, each a mean over tokens: the ending given the prompt (the headline), prompt and ending together, and the ending
+given the prompt minus the ending alone. Ties count one half; 95 % intervals are bootstrapped over pairs of mirrored items.
+The control scores endings alone, without any context: on mirrored items it stands at chance, 50 %, whatever the model.
+
+Voices. By default every item is spoken twice: by a voice that no training heard (*unseen*, the headline) and by a voice
+that the language model heard (*seen*; the bundle's provenance names them), drawn for each pair of mirrored items. Endings
+are in the prompt's voice (*same*); in the first group also in another of its voices (*different*). Items that are
+recordings are a group of their own (*recorded*).
+
+Cost, one core: about 7 ms a distinct sentence and voice, once; scoring 1,871 items of each kind with the shipped model
+about two minutes for a group, both pairings and all four cells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slm.errors import TresseError
+from slm.interleave import braid, sentence_tokens
+from slm.likelihood import EndingScore, ScoredItem, score_endings
+from train.evaluate.cloze.items import KINDS, Item, to_items
+from train.evaluate.cloze.protocol import (
+    CHOSEN,
+    CONTROL,
+    DIFFERENT,
+    HEADLINE,
+    RECORDED,
+    RULES,
+    SAME,
+    SEEN,
+    UNSEEN,
+    value_of,
+)
+from train.evaluate.cloze.report import markdown_page, markdown_table
+from train.evaluate.spoken_items import Request, SpokenUnits, heard_voices
+from train.speech.voices import Voices
+from train.tools.checkpoints import atomic_path, write_json
+from train.tools.progress import Progress
+from train.tools.statistics import accuracy, outcomes
+
+__all__ = ["CONTROL", "HEADLINE", "RULES", "Choice", "evaluate_cloze", "markdown_table", "read_scores"]
+
+ENDINGS = ("right", "wrong")
+FEW = 8
+"""Items of a fact below which it has no row of its own."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One item in one cell, scored. pair: the same for mirrored items; fact: what the wrong ending contradicts."""
+
+    item: str
+    kind: str
+    pair: str
+    fact: str | None
+    group: str
+    pairing: str
+    context: str
+    ending: str
+    right: EndingScore
+    wrong: EndingScore
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An item in one voice group: the voice of its prompt and of its endings by language and pairing."""
+
+    item: Item
+    group: str
+    prompt: Mapping[str, str]
+    endings: Mapping[str, Mapping[str, str]]  # pairing -> language -> voice
+
+    def requests(self, languages: Sequence[str]) -> tuple[dict[tuple[str, ...], Request], list[tuple[str, str, str]]]:
+        """What is to be spoken, by place, and what the item lacks as (language, entry, why)."""
+        found: dict[tuple[str, ...], Request] = {}
+        lacking = []
+        for language in languages:
+            context = self.item.context.get(language)
+            if isinstance(context, list) and context:
+                for k, entry in enumerate(context):
+                    found["context", language, str(k)] = (entry, language, self.prompt[language])
+            else:
+                lacking.append((language, "context", f"the item has no context in {language}"))
+            for part in ENDINGS:
+                entry = getattr(self.item, part).get(language)
+                if entry is None:
+                    lacking.append((language, part, f"the item has no {part} in {language}"))
+                    continue
+                for pairing, voices in self.endings.items():
+                    found[part, language, pairing] = (entry, language, voices[language])
+        return found, lacking
+
+
+def evaluate_cloze(
+    bundle: Any,
+    items: Iterable[Any],
+    *,
+    out: Path,
+    voices: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (UNSEEN, SEEN),
+    panel: Voices | None = None,
+    cache: Path | None = None,
+    audio_root: Path = Path("."),
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Score cloze items with a bundle's encoder, vocabulary and language model; write and return the results.
+
+    items: mappings or dataclasses of the form {"id", "kind", "context": {lang: [sentences]}, "right": {lang: sentence},
+    "wrong": ...}; any sentence may be {"audio": path} (relative to `audio_root`). voices: language -> the one voice that
+    speaks it, instead of the groups. panel: the voices there are; the project's own by default. out: receives results.json,
+    cloze.md and scores.jsonl. cache: folder of the spoken units (default: out/speech). What cannot be used is listed in
+    results["problems"] and left out of the cells concerned only, whose "left_out" counts it. Raises TresseError where
+    nothing can be scored.
+    """
+    held = to_items(items)
+    panel = panel or Voices.load()
+    speakers = _speakers(bundle, panel, voices, groups)
+    asked = _ask(held, bundle.languages, speakers)
+    spoken = SpokenUnits(
+        bundle.units,
+        panel,
+        cache=cache or out / "speech",
+        encoder_files=getattr(bundle, "path", None) and bundle.path / "units",
+        audio_root=audio_root,
+        workers=workers,
+    )
+    places, problems = _speak(asked, bundle.languages, spoken)
+    choices, left_out = _score(bundle, asked, places, spoken, problems)
+    if not choices:
+        first = next(iter(problems))
+        raise TresseError(f"no cloze item can be scored; the first problem: item {first[0]}: {first[3]}")
+    results = _results(held, bundle.languages, speakers, choices, left_out)
+    results["problems"] = [dict(zip(("id", "language", "entry", "problem"), one, strict=True)) for one in problems]
+    with atomic_path(out / "scores.jsonl") as temporary:
+        temporary.write_text("".join(json.dumps(asdict(choice)) + "\n" for choice in choices), encoding="utf-8")
+    with atomic_path(out / "cloze.md") as temporary:
+        temporary.write_text(markdown_page(results), encoding="utf-8")
+    write_json(out / "results.json", results)
+    return results
+
+
+def read_scores(path: Path) -> list[Choice]:
+    """Read the scores.jsonl of an evaluation. Raises TresseError where it is missing or none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [
+            Choice(**{**row, "right": EndingScore(**row["right"]), "wrong": EndingScore(**row["wrong"])})
+            for row in rows
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TresseError(f"cannot read the scores in {path}: run tresse eval cloze again") from error
+
+
+def _speakers(bundle: Any, panel: Voices, chosen: Mapping[str, str] | None, groups: Sequence[str]) -> dict[str, Any]:
+    """{group: names}, or {"chosen": {language: name}}. Raises TresseError for what is not there."""
+    languages = bundle.languages
+    if chosen:
+        for language in chosen:
+            if language not in languages:
+                raise TresseError(
+                    f"unknown language {language!r} for a voice: this bundle speaks {', '.join(languages)}"
+                )
+        names = {language: chosen.get(language, panel.reference) for language in languages}
+        for name in names.values():
+            panel.speaker(name)
+        return {CHOSEN: names}
+    known = {SEEN: heard_voices(bundle, panel), UNSEEN: list(panel.held_out)}
+    for group in groups:
+        if group not in known:
+            raise TresseError(f"unknown voice group {group!r}: choose {SEEN} or {UNSEEN}")
+    found = {group: known[group] for group in groups if known[group]}
+    if not found:
+        raise TresseError("the voices file has no voice of this group: name some under held_out")
+    return found
+
+
+def _ask(items: list[Item], languages: Sequence[str], speakers: Mapping[str, Any]) -> list[_Asked]:
+    """Every item in every voice group that it is spoken in; recordings in their own."""
+    asked = [
+        _Asked(item, RECORDED, dict.fromkeys(languages, ""), {SAME: dict.fromkeys(languages, "")})
+        for item in items
+        if item.recorded
+    ]
+    for group, names in speakers.items():
+        for item in items:
+            if item.recorded:
+                continue
+            if group == CHOSEN:
+                asked.append(_Asked(item, group, names, {SAME: names}))
+                continue
+            own = dict.fromkeys(languages, item.draw(tuple(names)))
+            endings: dict[str, Mapping[str, str]] = {SAME: own}
+            if len(names) > 1 and group == next(iter(speakers)):
+                endings[DIFFERENT] = dict.fromkeys(languages, item.draw(tuple(names), shift=1))
+            asked.append(_Asked(item, group, own, endings))
+    return asked
+
+
+Places = list[dict[tuple[str, ...], str]]
+"""For each asked item, the key of the units at each place; what cannot be used is missing."""
+Problems = dict[tuple[str, str, str, str], None]
+"""(item, language, entry, why), each once, in order."""
+
+
+def _speak(asked: list[_Asked], languages: Sequence[str], spoken: SpokenUnits) -> tuple[Places, Problems]:
+    problems: Problems = {}
+    wanted: list[tuple[int, tuple[str, ...], Request]] = []
+    for number, one in enumerate(asked):
+        requests, lacking = one.requests(languages)
+        for language, part, why in lacking:
+            problems[one.item.id, language, part, why] = None
+        wanted += [(number, place, request) for place, request in requests.items()]
+    failed = spoken.add(request for _, _, request in wanted)
+    places: Places = [{} for _ in asked]
+    for index, (number, place, request) in enumerate(wanted):
+        if index in failed:
+            part, language, which = place
+            entry = f"context[{which}]" if part == "context" else part
+            problems[asked[number].item.id, language, entry, failed[index]] = None
+        else:
+            places[number][place] = spoken.key(*request)
+    return places, problems
+
+
+Cell = tuple[str, str, str, str, str]
+"""Voice group, pairing, language of the context, language of the endings, kind."""
+
+
+def _score(
+    bundle: Any, asked: list[_Asked], places: Places, spoken: SpokenUnits, problems: Problems
+) -> tuple[list[Choice], dict[Cell, int]]:
+    """Every usable choice, and how many were not, by cell; adds the items too long for the model to `problems`."""
+    rows, owners, left_out = _rows(bundle, asked, places, spoken, problems)
+    if not rows:
+        return [], left_out
+    shown: list[Progress] = []
+
+    def progress(done: int, total: int) -> None:
+        if not shown:
+            shown.append(Progress("scoring", total, unit="rows"))
+        shown[0].update(done)
+
+    scores = score_endings(bundle.language_model, rows, **conditions(bundle.vocabulary), progress=progress)
+    choices = [
+        Choice(
+            one.item.id, one.item.kind, one.item.pair, one.item.fact, one.group, pairing, context, ending,
+            scored[2 * place], scored[2 * place + 1],
+        )
+        for held, scored in zip(owners, scores, strict=True)
+        for place, (one, pairing, context, ending) in enumerate(held)
+    ]  # fmt: skip
+    return choices, left_out
+
+
+def conditions(vocabulary: Any) -> dict[str, Any]:
+    """How the protocol scores: endings alone stand behind `<bos>`; language tags are never counted."""
+    return {"unconditional_prompt": [vocabulary.bos_id], "unscored": list(vocabulary.tag_ids.values())}
+
+
+def scored_items(bundle: Any, items: Iterable[Any], voice: str, cache: Path | None = None) -> list[ScoredItem]:
+    """What is scored for items in all cells where one voice speaks everything; what cannot be used is left out."""
+    asked = _ask(to_items(items), bundle.languages, {CHOSEN: dict.fromkeys(bundle.languages, voice)})
+    spoken = SpokenUnits(bundle.units, cache=cache, encoder_files=bundle.path / "units")
+    places, problems = _speak(asked, bundle.languages, spoken)
+    return _rows(bundle, asked, places, spoken, problems)[0]
+
+
+Owners = list[list[tuple[_Asked, str, str, str]]]
+"""For each row: (asked, pairing, language of the context, language of the endings) of each two of its endings."""
+
+
+def _rows(
+    bundle: Any, asked: list[_Asked], places: Places, spoken: SpokenUnits, problems: Problems
+) -> tuple[list[ScoredItem], Owners, dict[Cell, int]]:
+    """One row per prompt, with all its endings."""
+    limit = getattr(bundle.language_model.config, "max_position_embeddings", None) or 1 << 30
+    vocabulary, languages = bundle.vocabulary, bundle.languages
+    tokens = _tokens(places, spoken, vocabulary)
+    rows: list[ScoredItem] = []
+    owners: Owners = []
+    left_out: dict[Cell, int] = {}
+    for one, held in zip(asked, places, strict=True):
+        endings: dict[tuple[str, str], list[np.ndarray]] = {}
+        for pairing in one.endings:
+            for language in languages:
+                keys = [held.get((part, language, pairing)) for part in ENDINGS]
+                if None not in keys:
+                    endings[pairing, language] = [
+                        sentence_tokens(tokens[str(key)], language, vocabulary) for key in keys
+                    ]
+        for context in languages:
+            entries = one.item.context.get(context)
+            count = len(entries) if isinstance(entries, list) else 0
+            keys = [held.get(("context", context, str(k))) for k in range(count)]
+            fitting: list[tuple[str, str]] = []
+            prompt: list[int] = []
+            if keys and None not in keys:
+                sentences = [tokens[str(key)] for key in keys]
+                prompt = braid({context: sentences}, [context] * count, vocabulary).tolist()
+                for (pairing, ending), pair in endings.items():
+                    longest = len(prompt) + max(map(len, pair))
+                    if longest <= limit:
+                        fitting.append((pairing, ending))
+                    else:
+                        why = f"{context}>{ending} has {longest} tokens and the model's context {limit}: shorten it"
+                        problems[one.item.id, context, "context", why] = None
+            for pairing in one.endings:
+                for ending in languages:
+                    if (pairing, ending) not in fitting:
+                        cell = (one.group, pairing, context, ending, one.item.kind)
+                        left_out[cell] = left_out.get(cell, 0) + 1
+            if fitting:
+                rows.append(ScoredItem(prompt, [part.tolist() for key in fitting for part in endings[key]]))
+                owners.append([(one, pairing, context, ending) for pairing, ending in fitting])
+    return rows, owners, left_out
+
+
+def _tokens(places: Places, spoken: SpokenUnits, vocabulary: Any) -> dict[str, np.ndarray]:
+    """The tokens of all units by key."""
+    keys = list(dict.fromkeys(key for held in places for key in held.values()))
+    units = [spoken.by_key(key) for key in keys]
+    return dict(zip(keys, vocabulary.encode_batch([part.ids for part in units if part is not None]), strict=True))
+
+
+def _results(
+    items: list[Item],
+    languages: Sequence[str],
+    speakers: Mapping[str, Any],
+    choices: list[Choice],
+    left_out: dict[Cell, int],
+) -> dict[str, Any]:
+    by_cell: dict[Cell, list[Choice]] = {cell: [] for cell in left_out}
+    for choice in choices:
+        by_cell.setdefault((choice.group, choice.pairing, choice.context, choice.ending, choice.kind), []).append(
+            choice
+        )
+    order = [CHOSEN, UNSEEN, SEEN, RECORDED]
+    groups: dict[str, dict[str, Any]] = {}
+    for group, pairing in sorted({cell[:2] for cell in by_cell}, key=lambda one: (order.index(one[0]), one[1] != SAME)):
+        held: dict[tuple[str, ...], list[Choice]] = {
+            cell[2:]: found for cell, found in by_cell.items() if cell[:2] == (group, pairing)
+        }
+        missing: dict[tuple[str, ...], int] = {
+            cell[2:]: count for cell, count in left_out.items() if cell[:2] == (group, pairing)
+        }
+        groups.setdefault(group, {})[pairing] = {
+            "rules": {rule: {"cells": _cells(held, missing, rule)} for rule in RULES},
+            "controls": {CONTROL: {"cells": _cells(held, missing, CONTROL)}},
+            "facts": _facts(held),
+        }
+    first = next((group for group in groups if any(choice.group == group for choice in choices)), next(iter(groups)))
+    headline = groups[first][SAME]
+    return {
+        "items": len(items),
+        "languages": list(languages),
+        "voices": dict(speakers),
+        "protocol": {
+            "headline": HEADLINE,
+            "headline_voices": first,
+            "rules": RULES,
+            "ties": 0.5,
+            "chance": 0.5,
+            "interval": "bootstrap over pairs of mirrored items, 95 %",
+        },
+        "cells": headline["rules"][HEADLINE]["cells"],
+        "rules": headline["rules"],
+        "controls": headline["controls"],
+        "facts": headline["facts"],
+        "groups": groups,
+    }
+
+
+def _entry(choices: list[Choice], rule: str) -> dict[str, Any]:
+    right = np.asarray([value_of(choice.right, rule) for choice in choices], float)
+    wrong = np.asarray([value_of(choice.wrong, rule) for choice in choices], float)
+    return accuracy(outcomes(right, wrong), np.asarray([choice.pair for choice in choices]))
+
+
+def _cells(
+    by_cell: Mapping[tuple[str, ...], list[Choice]], left_out: Mapping[tuple[str, ...], int], rule: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """{"en>fr": {"story": {"accuracy", "ci95", "n", "left_out"}}} under one rule; cells within a language first."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for cell in sorted(by_cell, key=_order):
+        context, ending, kind = cell
+        entry = _entry(by_cell[cell], rule) | {"left_out": left_out.get(cell, 0)}
+        cells.setdefault(f"{context}>{ending}", {})[kind] = entry
+    return cells
+
+
+def _facts(by_cell: Mapping[tuple[str, ...], list[Choice]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{fact: {"en>fr": {"accuracy", "ci95", "n"}}} under the headline rule, the commonest fact first."""
+    found: dict[str, dict[str, list[Choice]]] = {}
+    for cell in sorted(by_cell, key=_order):
+        for choice in by_cell[cell]:
+            if choice.fact is not None:
+                found.setdefault(choice.fact, {}).setdefault(f"{cell[0]}>{cell[1]}", []).append(choice)
+    named: dict[str, dict[str, list[Choice]]] = {}
+    for fact in sorted(found, key=lambda fact: -sum(map(len, found[fact].values()))):
+        common = max(map(len, found[fact].values())) >= FEW
+        for cell_name, choices in found[fact].items():
+            named.setdefault(fact if common else "other facts", {}).setdefault(cell_name, []).extend(choices)
+    return {fact: {name: _entry(choices, HEADLINE) for name, choices in cells.items()} for fact, cells in named.items()}
+
+
+def _order(cell: tuple[str, ...]) -> tuple[bool, str, str, int]:
+    """Cells within a language first; story before topic."""
+    context, ending, kind = cell
+    return context != ending, context, ending, KINDS.index(kind) if kind in KINDS else len(KINDS)

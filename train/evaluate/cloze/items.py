@@ -1,0 +1,107 @@
+"""Cloze items for evaluation: the benchmark's splits, the hand-written set, or anyone's file; and what their ids tell.
+
+Mirrored items (what is right in one is wrong in the other) are found by their endings, in anyone's file too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from slm.errors import TresseError
+from train.evaluate.spoken_items import is_recording
+from train.stories.cloze_items import BENCHMARK_ITEMS, handwritten_topics, make_items, read_handwritten, read_items
+
+PARTS = ("context", "right", "wrong")
+HANDWRITTEN = "handwritten"
+SPLITS = ("test", "unseen", "validation", HANDWRITTEN)
+BENCHMARK_SEED = 1
+KINDS = ("story", "topic")
+_FACT = re.compile(r"story-[a-z]+-\d+-\d+-(\w+)")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A cloze item as it is evaluated.
+
+    context, right, wrong: by language, as in the file. pair: the same for mirrored items. fact: the role that the wrong
+    ending contradicts, where the id tells it. recorded: all of its entries are audio files.
+    """
+
+    id: str
+    kind: str
+    context: Mapping[str, Any]
+    right: Mapping[str, Any]
+    wrong: Mapping[str, Any]
+    pair: str
+    fact: str | None
+    recorded: bool
+
+    @classmethod
+    def of(cls, given: Any, number: int) -> Item:
+        """A mapping or a dataclass with these keys -> an item. Raises TresseError naming the number of one that is none."""
+        plain = asdict(given) if is_dataclass(given) and not isinstance(given, type) else dict(given)
+        for name in ("id", "kind", *PARTS):
+            if name not in plain:
+                raise TresseError(f"cloze item {number} has no '{name}': add it to the file")
+        for name in PARTS:
+            if not isinstance(plain[name], Mapping):
+                raise TresseError(f"cloze item {number}: '{name}' must be an object with a key for each language")
+        endings = sorted(json.dumps(plain[name], sort_keys=True, ensure_ascii=False) for name in ("right", "wrong"))
+        digest = hashlib.sha256("\n".join([str(plain["kind"]), *endings]).encode()).hexdigest()[:16]
+        entries = [entry for name in PARTS for value in plain[name].values() for entry in _list(value)]
+        found = _FACT.fullmatch(str(plain["id"]))
+        return cls(
+            str(plain["id"]),
+            str(plain["kind"]),
+            plain["context"],
+            plain["right"],
+            plain["wrong"],
+            pair=digest,
+            fact=found[1] if found else None,
+            recorded=bool(entries) and all(map(is_recording, entries)),
+        )
+
+    def draw(self, names: tuple[str, ...], shift: int = 0) -> str:
+        """One of the names, the same for mirrored items, whatever other items there are."""
+        return names[(int(self.pair, 16) + shift) % len(names)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def to_items(given: Iterable[Any]) -> list[Item]:
+    """Items with ids of their own. Raises TresseError where there are none, or two of a kind share an id."""
+    items = [Item.of(one, number) for number, one in enumerate(given, start=1)]
+    if not items:
+        raise TresseError("there are no cloze items: give a file with at least one")
+    known: set[tuple[str, str]] = set()
+    for item in items:
+        if (item.kind, item.id) in known:
+            raise TresseError(f"two {item.kind} items are called {item.id}: give every item an id of its own")
+        known.add((item.kind, item.id))
+    return items
+
+
+def load_items(
+    source: str | Path = "test", count: int = BENCHMARK_ITEMS, seed: int = BENCHMARK_SEED
+) -> tuple[list[Any], Path]:
+    """A split (test, unseen, validation: `count` items of each kind; handwritten: all of them) or a .jsonl file.
+
+    Returns the items and the folder that their audio paths are relative to. Raises TresseError naming the line that is
+    wrong, or the splits there are.
+    """
+    if str(source) == HANDWRITTEN:
+        return [*read_handwritten(), *handwritten_topics()], Path(".")
+    if str(source) in SPLITS:
+        return list(make_items(seed, count, str(source))), Path(".")
+    path = Path(source)
+    if not path.exists():
+        raise TresseError(f"there are no items at {path}: give a .jsonl file or one of {', '.join(SPLITS)}")
+    return list(read_items(path)), path.parent

@@ -1,0 +1,462 @@
+"""From a unit corpus to packed batches: stories braided anew each epoch, documents packed into rows without padding.
+
+Legend: B rows of L positions. A *document* is one story as the model sees it: `<bos>`, sentences, `<eos>`, and where it is
+retold the same once more, so that the second telling can look back at the first. Inputs are its tokens but the last and
+targets its tokens but the first, so every position of a document carries a real target. Documents are packed by filling
+each row exactly from a pool of the next 64 (a subset-sum over bit sets, about 30 us a row); one that is longer than a row
+is cut into rows, no other ever. Positions restart with each document; what attention needs is recovered from them in one
+place (train.lm.attention).
+
+Everything is a pure function of (corpus, seed, row number): nothing here has a state to save. Tokenising happens once,
+on loading; after that one core feeds tens of millions of units a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from slm.errors import TresseError
+from slm.interleave import Mode, draw_languages
+from slm.units.vocabulary import UnitVocabulary
+from train.lm.attention import to_device
+
+IGNORE = -100
+"""Target of a position that carries none (torch's `ignore_index`)."""
+POOL = 64
+SENTENCES_AT_ONCE = 50_000
+MINIMUM_DOCUMENTS = 4096
+"""A small corpus is packed several epochs at a time, so that the last row's fill does not count."""
+
+
+@dataclass(frozen=True)
+class TokenCorpus:
+    """A unit corpus as flat tokens. Arrays by [story, sentence, language]; the length is 0 past a story's end.
+
+    tokens: int32 [total], each sentence with its tag in front. starts, lengths: where a sentence lies in `tokens`.
+    units: collapsed units of each sentence. index: the story's number in the corpus on disk (draws depend on it).
+    """
+
+    languages: tuple[str, ...]
+    bos_id: int
+    eos_id: int
+    frame_rate: float
+    ids: np.ndarray
+    index: np.ndarray
+    tokens: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    units: np.ndarray
+    left_out: int = 0
+    """Stories with a sentence that has no units in some language: unusable, so not among the stories here."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        vocabulary: UnitVocabulary,
+        *,
+        tags: bool = True,
+        progress: Callable[[str], None] | None = None,
+    ) -> TokenCorpus:
+        """Read corpus.json and all Parquet shards of a folder and tokenise every sentence once.
+
+        tags: put the language tag in front of each sentence. Raises TresseError where the corpus cannot be used.
+        """
+        import pyarrow.parquet as parquet
+
+        folder = Path(folder)
+        try:
+            info = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+            languages = tuple(info["languages"])
+            shards = sorted(folder.glob("*.parquet"))
+            if not shards:
+                raise FileNotFoundError(folder)
+        except (OSError, ValueError, KeyError) as error:
+            raise TresseError(f"no unit corpus in {folder}: make one with `tresse prepare`") from error
+        missing = [language for language in languages if language not in vocabulary.tag_ids]
+        if missing:
+            raise TresseError(f"the vocabulary has no tag for {missing[0]}: rebuild it with {', '.join(languages)}")
+        if info.get("codebook_size", vocabulary.codebook_size) != vocabulary.codebook_size:
+            raise TresseError(
+                f"the corpus has {info['codebook_size']} units and the vocabulary {vocabulary.codebook_size}: "
+                "rebuild the vocabulary from this corpus"
+            )
+        ids: list[str] = []
+        tokens, sentences = [], [_Sentences() for _ in languages]
+        total = 0
+        for number, shard in enumerate(shards):
+            try:
+                table = parquet.read_table(shard, columns=["id", *(f"units_{language}" for language in languages)])
+            except Exception as error:  # pyarrow raises many kinds
+                raise TresseError(f"cannot read {shard}: delete it and prepare the corpus again") from error
+            for language, held in zip(languages, sentences, strict=True):
+                column = table.column(f"units_{language}").combine_chunks()
+                encoded = held.add(column, len(ids), vocabulary, language if tags else None, total)
+                tokens.append(encoded)
+                total += len(encoded)
+            ids += table.column("id").to_pylist()
+            if progress is not None:
+                progress(f"tokenised {len(ids):,} stories, {total:,} tokens ({number + 1}/{len(shards)} shards)")
+        if len(ids) < info.get("stories", 0):
+            raise TresseError(f"the corpus in {folder} is not finished: run its preparation again")
+        return cls._assemble(languages, vocabulary, float(info["frame_rate"]), ids, tokens, sentences)
+
+    @classmethod
+    def _assemble(
+        cls,
+        languages: tuple[str, ...],
+        vocabulary: UnitVocabulary,
+        frame_rate: float,
+        ids: list[str],
+        tokens: list[np.ndarray],
+        sentences: list[_Sentences],
+    ) -> TokenCorpus:
+        counts = np.stack([held.counts(len(ids)) for held in sentences])  # [languages, stories]
+        odd = np.flatnonzero((counts != counts[0]).any(axis=0))
+        if len(odd):
+            each = ", ".join(f"{n} in {language}" for n, language in zip(counts[:, odd[0]], languages, strict=True))
+            raise TresseError(f"story {ids[odd[0]]} has sentences that do not align ({each}): prepare the corpus again")
+        shape = (len(ids), int(counts.max(initial=0)), len(languages))
+        arrays = {name: np.zeros(shape, kind) for name, kind in (("start", np.int64), ("length", np.int32))}
+        units = np.zeros(shape, np.int32)
+        for place, held in enumerate(sentences):
+            story, position = held.place()
+            arrays["start"][story, position, place] = np.concatenate(held.starts)
+            arrays["length"][story, position, place] = np.concatenate(held.lengths)
+            units[story, position, place] = np.concatenate(held.units)
+        real = np.arange(shape[1])[None, :, None] < counts[0][:, None, None]
+        usable = np.flatnonzero(((units > 0) | ~real).all(axis=(1, 2)) & (counts[0] > 0))
+        if not len(usable):
+            raise TresseError("the unit corpus has no story whose sentences all have units: prepare it again")
+        return cls(
+            languages=languages,
+            bos_id=vocabulary.bos_id,
+            eos_id=vocabulary.eos_id,
+            frame_rate=frame_rate,
+            ids=np.asarray(ids, dtype=object)[usable],
+            index=usable,
+            tokens=np.concatenate(tokens),
+            starts=arrays["start"][usable],
+            lengths=arrays["length"][usable],
+            units=units[usable],
+            left_out=len(ids) - len(usable),
+        )
+
+    def select(self, stories: np.ndarray) -> TokenCorpus:
+        """Only these stories (positions in this corpus), with the draws they have in the whole corpus."""
+        names = ("ids", "index", "starts", "lengths", "units")
+        return replace(self, **{name: getattr(self, name)[stories] for name in names}, left_out=0)
+
+    def split(self, held_out: int, seed: int) -> tuple[TokenCorpus, TokenCorpus]:
+        """(training, held out): `held_out` distinct story ids, in all their voices, are kept from training."""
+        names = np.unique(self.ids.astype(str))
+        if not 0 <= held_out < len(names):
+            raise TresseError(f"cannot hold out {held_out} of {len(names)} stories: hold out fewer")
+        kept = np.random.default_rng([seed, 1]).permutation(names)[:held_out]
+        held = np.isin(self.ids.astype(str), kept)
+        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+
+    def document(self, story: int, languages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens int32 [M], language of each token but the first int64 [M - 1]) of one story.
+
+        languages: of each sentence, int64 [sentences], or [tellings, sentences].
+        """
+        tokens: list[np.ndarray | list[int]] = []
+        spoken: list[np.ndarray] = []
+        for telling in np.atleast_2d(languages):
+            lengths = self.lengths[story, np.arange(len(telling)), telling]
+            starts = self.starts[story, np.arange(len(telling)), telling]
+            parts = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+            tokens += [[self.bos_id], *parts, [self.eos_id]]
+            spoken += [telling[:1], np.repeat(telling, lengths), telling[-1:]]
+        return np.concatenate(tokens).astype(np.int32, copy=False), np.concatenate(spoken)[1:]
+
+
+class _Sentences:
+    """The sentences of one language while a corpus is read: parallel lists of arrays, one per shard."""
+
+    def __init__(self) -> None:
+        self.first_story: list[int] = []
+        self.per_story: list[np.ndarray] = []
+        self.starts: list[np.ndarray] = []
+        self.lengths: list[np.ndarray] = []
+        self.units: list[np.ndarray] = []
+
+    def add(
+        self, column: object, first_story: int, vocabulary: UnitVocabulary, language: str | None, total: int
+    ) -> np.ndarray:
+        """Tokenise a list<list<uint16>> column; returns its flat tokens, which will lie at `total`."""
+        outer = column.offsets.to_numpy().astype(np.int64)  # type: ignore[attr-defined]
+        inner = column.values  # type: ignore[attr-defined]
+        bounds = inner.offsets.to_numpy().astype(np.int64)[outer[0] : outer[-1] + 1]
+        values = inner.values.to_numpy()
+        encoded: list[np.ndarray] = []
+        for first in range(0, len(bounds) - 1, SENTENCES_AT_ONCE):
+            part = bounds[first : first + SENTENCES_AT_ONCE + 1]
+            encoded += vocabulary.encode_batch([values[a:b] for a, b in pairwise(part)])
+        if language is not None:
+            head = np.asarray([vocabulary.tag_ids[language]], dtype=np.int32)
+            encoded = [part for sentence in encoded for part in (head, sentence)]
+        flat = np.concatenate([np.zeros(0, np.int32), *encoded])
+        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        lengths = sizes if language is None else sizes[0::2] + sizes[1::2]
+        self.first_story.append(first_story)
+        self.per_story.append(np.diff(outer))
+        self.starts.append(total + np.cumsum(lengths) - lengths)
+        self.lengths.append(lengths)
+        self.units.append(np.diff(bounds))
+        return flat
+
+    def counts(self, stories: int) -> np.ndarray:
+        counts = np.concatenate([np.zeros(0, np.int64), *self.per_story])
+        if len(counts) != stories:
+            raise ValueError(f"{len(counts)} stories instead of {stories}")
+        return counts
+
+    def place(self) -> tuple[np.ndarray, np.ndarray]:
+        """(story, position in the story) of every sentence read."""
+        counts = np.concatenate(self.per_story)
+        story = np.repeat(np.arange(len(counts)), counts)
+        return story, np.arange(len(story)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+
+def pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
+    """Pack pieces of 1 .. row_length positions into rows, roughly in order: a list of piece numbers per row.
+
+    Each row takes the oldest waiting piece and, of the next 64, the subset that fills it best (the older ones first).
+    """
+    sizes = [int(length) for length in lengths]
+    if sizes and not 1 <= min(sizes) <= max(sizes) <= row_length:
+        raise ValueError(f"pieces must have 1..{row_length} positions")
+    rows: list[list[int]] = []
+    pool: list[int] = []
+    upcoming = 0
+    while pool or upcoming < len(sizes):
+        while len(pool) < POOL and upcoming < len(sizes):
+            pool.append(upcoming)
+            upcoming += 1
+        # bit t of reach[k]: the oldest piece and some of the next k sum to t
+        mask = (1 << (row_length + 1)) - 1
+        reach = [1 << sizes[pool[0]]]
+        for piece in pool[1:]:
+            reach.append(reach[-1] | (reach[-1] << sizes[piece] & mask))
+            if reach[-1] >> row_length:
+                break
+        target = reach[-1].bit_length() - 1
+        row = [0]
+        for place in range(len(reach) - 1, 0, -1):
+            if not reach[place - 1] >> target & 1:
+                row.append(place)
+                target -= sizes[pool[place]]
+        rows.append(sorted(pool[place] for place in row))
+        taken = set(row)
+        pool = [piece for place, piece in enumerate(pool) if place not in taken]
+    return rows
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """B rows of L positions. Arrays int64 [B, L].
+
+    targets: the next token, or IGNORE where a row could not be filled. positions: restart at 0 with each document.
+    languages: the language (its number) that the target belongs to.
+    """
+
+    tokens: torch.Tensor
+    targets: torch.Tensor
+    positions: torch.Tensor
+    languages: torch.Tensor
+
+    def to(self, device: torch.device | str) -> PackedBatch:
+        """The same batch elsewhere, without waiting for the device."""
+        return PackedBatch(*(to_device(getattr(self, name), device) for name in self.__dataclass_fields__))
+
+    def rows(self, part: slice) -> PackedBatch:
+        return PackedBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The packing of a few epochs: which pieces of which documents make up each row."""
+
+    stories: np.ndarray  # [documents]
+    drawn: np.ndarray  # [documents, tellings, sentences] languages
+    sentences: np.ndarray  # [documents]
+    pieces: list[tuple[int, int, int]]  # (document, first position, positions)
+    rows: list[list[int]]
+    consumed: np.ndarray  # [rows + 1, 2, languages]: units and tokens before each row
+    targets: np.ndarray  # [rows + 1]: targets before each row
+
+
+class PackedStream:
+    """The endless rows of one mode: row r is the same whoever asks, and whenever.
+
+    mode, weights: see slm.interleave. first_epoch: the number of the first epoch drawn.
+    """
+
+    def __init__(
+        self,
+        corpus: TokenCorpus,
+        mode: Mode | str,
+        *,
+        row_length: int,
+        seed: int,
+        first_epoch: int = 0,
+        weights: tuple[float, ...] | None = None,
+    ) -> None:
+        if not len(corpus):
+            raise TresseError("there is no story to train on: prepare a larger corpus")
+        self.corpus, self.row_length, self.seed, self.first_epoch = corpus, row_length, seed, first_epoch
+        self.mode = Mode.parse(mode, corpus.languages) if isinstance(mode, str) else mode
+        self.weights = weights
+        self.epochs_per_plan = max(1, -(-MINIMUM_DOCUMENTS // len(corpus)))
+        self._starts = [0]  # first row of each plan made so far, and the end of the last
+        self._ends: list[tuple[np.ndarray, int]] = []  # what each whole plan consumes
+        self._held: dict[int, _Plan] = {}  # the last two asked for: a step may lie across two plans
+
+    @cached_property
+    def _sentences(self) -> np.ndarray:
+        return (self.corpus.units[:, :, 0] > 0).sum(axis=1)
+
+    def _plan(self, number: int) -> _Plan:
+        if number in self._held:
+            return self._held[number]
+        corpus = self.corpus
+        first = self.first_epoch + number * self.epochs_per_plan
+        whole, most = int(corpus.index.max()) + 1, corpus.units.shape[1]
+        stories, drawn = [], []
+        for epoch in range(first, first + self.epochs_per_plan):
+            order = np.random.default_rng([self.seed, epoch, 2]).permutation(len(corpus))
+            languages = draw_languages(
+                self.mode,
+                corpus.languages,
+                seed=self.seed,
+                epoch=epoch,
+                stories=whole,
+                sentences=most,
+                weights=self.weights,
+            )
+            stories.append(order)
+            drawn.append(languages[corpus.index[order]].astype(np.int16))
+        plan = self._pack(np.concatenate(stories), np.concatenate(drawn).reshape(-1, self.mode.tellings, most))
+        self._held = dict([*self._held.items(), (number, plan)][-2:])
+        if number + 1 == len(self._starts):
+            self._starts.append(self._starts[-1] + len(plan.rows))
+            self._ends.append((plan.consumed[-1], int(plan.targets[-1])))
+        return plan
+
+    def _pack(self, stories: np.ndarray, drawn: np.ndarray) -> _Plan:
+        corpus, length = self.corpus, self.row_length
+        chosen = drawn[..., None].astype(np.int64)
+        tokens = np.take_along_axis(corpus.lengths[stories][:, None], chosen, axis=3)[..., 0]
+        units = np.take_along_axis(corpus.units[stories][:, None], chosen, axis=3)[..., 0]
+        # each telling's <bos>, sentences and <eos>; the last <eos> is only a target
+        inputs = tokens.sum(axis=(1, 2), dtype=np.int64) + 2 * drawn.shape[1] - 1
+        per_document = -(-inputs // length)
+        document = np.repeat(np.arange(len(inputs)), per_document)
+        part = np.arange(len(document)) - np.repeat(np.cumsum(per_document) - per_document, per_document)
+        sizes = np.minimum(inputs[document] - part * length, length)
+        rows = pack(sizes, length)
+        consumed = np.zeros((len(rows) + 1, 2, len(corpus.languages)), dtype=np.int64)
+        row_of = np.zeros(len(document), dtype=np.int64)
+        row_of[np.concatenate([np.asarray(row) for row in rows])] = np.repeat(
+            np.arange(len(rows)), list(map(len, rows))
+        )
+        opening = row_of[part == 0]  # a cut document counts where it opens
+        for language in range(len(corpus.languages)):
+            here = drawn == language
+            np.add.at(consumed[1:, 0, language], opening, (units * here).sum(axis=(1, 2)))
+            np.add.at(consumed[1:, 1, language], opening, (tokens * here).sum(axis=(1, 2)))
+        targets = np.r_[0, np.bincount(row_of, weights=sizes, minlength=len(rows)).astype(np.int64)]
+        return _Plan(
+            stories=stories,
+            drawn=drawn,
+            sentences=self._sentences[stories],
+            pieces=list(zip(document.tolist(), (part * length).tolist(), sizes.tolist(), strict=True)),
+            rows=rows,
+            consumed=consumed.cumsum(axis=0),
+            targets=targets.cumsum(),
+        )
+
+    def _locate(self, row: int) -> tuple[int, int]:
+        """Row of the stream -> (plan, row in the plan). Plans before it are made where they are not known yet."""
+        while row >= self._starts[-1]:
+            self._plan(len(self._starts) - 1)
+        number = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return number, row - self._starts[number]
+
+    def rows_for(self, units: np.ndarray | int) -> int:
+        """Rows until so many units are consumed: of each language (int [languages]), or in all.
+
+        Raises TresseError where the mode never tells a language that is asked for.
+        """
+        each = np.ndim(units) > 0
+        wanted, number = np.atleast_1d(np.asarray(units, dtype=np.int64)), 0
+        before = np.zeros_like(wanted)
+        while True:
+            consumed = self._plan(number).consumed[:, 0]
+            held = before + (consumed if each else consumed.sum(axis=1, keepdims=True))
+            silent = (wanted > 0) & (held[-1] == 0)
+            if silent.any():
+                language = self.corpus.languages[int(silent.argmax())]
+                raise TresseError(f"the mode {self.mode} never tells {language}: give it no units there")
+            if (held[-1] >= wanted).all():
+                return self._starts[number] + int((held >= wanted).all(axis=1).argmax())
+            before, number = held[-1], number + 1
+
+    def rows_per_epoch(self) -> float:
+        """Rows that one reading of the corpus makes, on average over the first plan."""
+        return len(self._plan(0).rows) / self.epochs_per_plan
+
+    def batch(self, first: int, count: int) -> PackedBatch:
+        """Rows first .. first + count - 1 of the stream."""
+        shape = (count, self.row_length)
+        tokens = np.full(shape, self.corpus.eos_id, dtype=np.int64)
+        targets = np.full(shape, IGNORE, dtype=np.int64)
+        languages = np.zeros(shape, dtype=np.int64)
+        positions = np.zeros(shape, dtype=np.int64)
+        counter = np.arange(self.row_length)
+        for place in range(count):
+            number, row = self._locate(first + place)
+            plan = self._plan(number)
+            column = 0
+            for piece in plan.rows[row]:
+                document, start, size = plan.pieces[piece]
+                drawn = plan.drawn[document, :, : plan.sentences[document]].astype(np.int64)
+                text, spoken = self.corpus.document(plan.stories[document], drawn)
+                end = column + size
+                tokens[place, column:end] = text[start : start + size]
+                targets[place, column:end] = text[start + 1 : start + 1 + size]
+                languages[place, column:end] = spoken[start : start + size]
+                positions[place, column:end] = counter[:size]
+                column = end
+            positions[place, column:] = counter[: self.row_length - column]
+        return PackedBatch(*map(torch.from_numpy, (tokens, targets, positions, languages)))
+
+    def totals(self, rows: int) -> tuple[np.ndarray, int]:
+        """What the first `rows` rows hold: (int64 [2, languages]: units and tokens, number of targets)."""
+        if rows == 0:
+            return np.zeros((2, len(self.corpus.languages)), np.int64), 0
+        number, row = self._locate(rows - 1)
+        plan = self._plan(number)
+        consumed = sum((end[0] for end in self._ends[:number]), np.zeros_like(plan.consumed[0]))
+        targets = sum(end[1] for end in self._ends[:number])
+        return consumed + plan.consumed[row + 1], targets + int(plan.targets[row + 1])
+
+
+def evaluation_batches(corpus: TokenCorpus, mode: str, *, row_length: int, seed: int, rows: int) -> list[PackedBatch]:
+    """About one epoch of a small corpus, always the same one, in batches of `rows` rows."""
+    stream = PackedStream(corpus, mode, row_length=row_length, seed=seed)
+    wanted = max(1, round(stream.rows_per_epoch()))
+    return [stream.batch(first, min(rows, wanted - first)) for first in range(0, wanted, rows)]

@@ -1,0 +1,1 @@
+"""Figures and model cards: what an evaluation found, put where people look."""

@@ -1,0 +1,55 @@
+"""The model card of a bundle, written from its bundle.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from train.publish.figures import figures
+from train.tools.checkpoints import atomic_path
+
+
+def write_card(folder: Path) -> None:
+    """Write README.md beside bundle.json."""
+    info = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    made, metrics = info["provenance"], info["metrics"]
+    minutes = sum(made["training_seconds"].values()) / 60
+    lines = [
+        f"# Tresse bundle `{info['name']}`",
+        "",
+        f"Speech in, speech out: {', '.join(info['languages'])}. Goes on with a spoken story in the language asked for, "
+        "without text.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| Made by | `tresse recipe {made['recipe']}`, seed {made['seed']}, commit {made['commit']}, {made['made']} |",
+        f"| Trained on | {made['stories']} generated parallel stories spoken by espeak-ng (data {made['data']}) |",
+        *_before(made.get("warm_start")),
+        f"| Time | {minutes:.0f} minutes, all stages together |",
+        f"| Units | {info['frame_rate']:g} Hz, {info['sample_rate']} Hz audio |",
+        "",
+        "## Measured",
+        "",
+        figures(metrics),
+    ]
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "It has only ever heard synthetic voices telling short children's stories from a small grammar. It goes on in that "
+        "world; natural voices, noise and other subjects are outside of what it knows, and it leaves aside what it cannot "
+        "make out.",
+    ]
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _before(origin: dict[str, Any] | None) -> list[str]:
+    """The line that tells what a model was before its training, where it was something."""
+    if not origin:
+        return []
+    if "bundle" not in origin:
+        return [f"| Began as | the text model {origin['model']} |"]
+    of = f"{origin.get('stories')} stories, seed {origin.get('seed')}, commit {origin.get('commit')}"
+    return [f"| Began as | the bundle {origin['bundle']} ({of}) |"]

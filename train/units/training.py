@@ -1,0 +1,309 @@
+"""Training of the default unit encoder: hear words, not voices. Without text.
+
+The synthesiser speaks the same sentence in many voices with nearly the same timing. One voice is the reference: its
+utterances, cut into runs of one unit each, name the units. Every other voice's utterance is aligned with the reference's
+by dynamic time warping of their MFCCs and given the reference's unit names, and the network learns to predict these names
+from any voice, augmented in gain, equalisation, noise, vocal tract length, rate and bandwidth. Several iterations, as in
+Hsu et al., "HuBERT", 2021: the first one names clusters (k-means) of MFCCs, each later one names clusters of a layer of
+the network before it, which are nearer to phones and further from voices.
+
+Frames are not named one by one: a change of name costs `switch_cost` and the cheapest path is taken (Kamper and van
+Niekerk, "Towards unsupervised phone and word segmentation using self-supervised vector-quantized neural networks", 2021).
+Names that flicker at the borders of sounds cannot be learned, and cost the language model tokens.
+
+No transcript, phoneme or language label is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchaudio
+from torch import Tensor
+
+from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
+from train.speech.time_warping import dtw_batch
+from train.speech.voices import SAMPLE_RATE, Speaker, Voices, speak
+from train.tools.checkpoints import linear_schedule, load_checkpoint, save_checkpoint
+from train.tools.hardware import bf16_pays
+from train.tools.kmeans import kmeans
+from train.tools.progress import Progress
+from train.tools.workers import worker_pool
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """One naming of the reference's frames, and the training on it.
+
+    clusters: names, None for the encoder's codebook size. layer: block of the network before whose output is clustered
+    (0 is the first; the first iteration clusters MFCCs). switch_cost: price of a change of name from one frame to the next,
+    in mean squared distances of a frame from its nearest centroid.
+    """
+
+    steps: int
+    clusters: int | None = None
+    layer: int = -1
+    switch_cost: float = 1.5
+
+
+@dataclass(frozen=True)
+class UnitTraining:
+    """Budget of the unit encoder's training. voices_per_sentence: other voices beside the reference."""
+
+    iterations: tuple[Iteration, ...] = (Iteration(1500, 100), Iteration(6000, 200, layer=3), Iteration(4000))
+    batch_size: int = 24
+    segment_frames: int = 120
+    learning_rate: float = 2e-3
+    sentences_per_language: int = 700
+    voices_per_sentence: int = 6
+    seed: int = 0
+    checkpoint_every: int = 500
+
+
+@dataclass
+class AlignedSpeech:
+    """Utterances of the same sentences in several voices, each aligned with the reference voice's.
+
+    mels: mel energies of all utterances end to end [F, mels] (100 Hz). starts, lengths: of each utterance, in frames of
+    20 ms. references: the reference utterance of each utterance. paths: for every frame of an utterance, the frame of its
+    reference it is aligned with. mfccs: of each reference utterance [T, 39]. names: unit names [F / 2].
+    """
+
+    mels: Tensor
+    starts: np.ndarray
+    lengths: np.ndarray
+    references: list[int]
+    paths: list[Tensor]
+    mfccs: dict[int, Tensor]
+    names: Tensor
+
+    def power(self, index: int) -> Tensor:
+        """Mel energies [2 T, mels] of one utterance."""
+        return self.mels[2 * self.starts[index] : 2 * (self.starts[index] + self.lengths[index])]
+
+    def name(self, reference_names: dict[int, Tensor]) -> None:
+        """Give every utterance the names int64 [T] of its reference, along the alignment."""
+        named = zip(self.references, self.paths, strict=True)
+        self.names = torch.cat([reference_names[reference][path] for reference, path in named])
+
+
+def mfcc(waveform: np.ndarray) -> Tensor:
+    """float32 [samples] at 16 kHz -> MFCCs [T, 39] at 50 Hz with deltas, mean and variance normalised.
+
+    Frame t is centred on the middle of the 20 ms that unit t stands for.
+    """
+    frames = -(-len(waveform) // FRAME)
+    centred = F.pad(torch.from_numpy(waveform[FRAME // 2 :]), (0, FRAME))
+    coefficients = _mfcc_transform()(centred)[:, :frames]
+    delta = torchaudio.functional.compute_deltas(coefficients[None])[0]
+    delta2 = torchaudio.functional.compute_deltas(delta[None])[0]
+    features = torch.cat([coefficients, delta, delta2]).T
+    return (features - features.mean(0)) / (features.std(0, correction=0) + 1e-3)
+
+
+_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {}
+
+
+def _mfcc_transform() -> Callable[[Tensor], Tensor]:
+    if "mfcc" not in _TRANSFORMS:
+        options = {"n_fft": 512, "win_length": 400, "hop_length": FRAME, "n_mels": 40}
+        _TRANSFORMS["mfcc"] = torchaudio.transforms.MFCC(SAMPLE_RATE, n_mfcc=13, melkwargs=options)
+    return _TRANSFORMS["mfcc"]
+
+
+def speak_all(requests: list[tuple[str, str, Speaker]], voices: Voices, workers: int) -> list[np.ndarray]:
+    """Speak (text, language, speaker) requests over `workers` processes, in order."""
+    texts, languages, speakers = zip(*requests, strict=True)
+    if workers <= 1:
+        return [speak(*request, voices) for request in requests]
+    with worker_pool(workers) as pool:
+        return list(pool.map(speak, texts, languages, speakers, [voices] * len(requests), chunksize=32))
+
+
+def align_voices(
+    sentences: list[tuple[str, str]], voices: Voices, config: ConvEncoderConfig, training: UnitTraining, workers: int
+) -> AlignedSpeech:
+    """Speak (language, text) sentences in the reference voice and several others, and align these with it."""
+    rng = np.random.default_rng([training.seed, 1])
+    others = [name for name in voices.training if name != voices.reference]
+    reference = voices.training[voices.reference]
+    requests: list[tuple[str, str, Speaker]] = []
+    for language, text in sentences:
+        picks = rng.choice(others, size=min(training.voices_per_sentence, len(others)), replace=False)
+        requests += [(text, language, speaker) for speaker in [reference, *(voices.training[name] for name in picks)]]
+    group = len(requests) // len(sentences)
+    references = [index - index % group for index in range(len(requests))]
+    front = LogMel(config.mels, config.sample_rate)
+    features, mels = [], []
+    for waveform in speak_all(requests, voices, workers):
+        features.append(mfcc(waveform))
+        padded = F.pad(torch.from_numpy(waveform), (240, len(features[-1]) * FRAME - len(waveform)))
+        mels.append(front.power(padded[None])[0])
+    lengths = np.array([len(part) for part in features])
+    paths = [torch.arange(length) for length in lengths]
+    order = sorted((i for i in range(len(requests)) if references[i] != i), key=lambda i: lengths[i])
+    for first in range(0, len(order), 64):
+        block = order[first : first + 64]
+        found = dtw_batch([features[i][:, :13] for i in block], [features[references[i]][:, :13] for i in block])
+        for index, path in zip(block, found, strict=True):
+            paths[index] = path
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    mfccs = {index: features[index] for index in dict.fromkeys(references)}
+    names = torch.zeros(int(lengths.sum()), dtype=torch.int64)
+    return AlignedSpeech(torch.cat(mels), starts, lengths, references, paths, mfccs, names)
+
+
+def smooth_names(features: dict[int, Tensor], clusters: int, switch_cost: float, seed: int) -> dict[int, Tensor]:
+    """Cluster the frames of all utterances [T, D] and name each utterance's frames int64 [T] in smooth runs."""
+    centroids = kmeans(torch.cat(list(features.values())), clusters, seed=seed)
+    costs = {index: torch.cdist(part, centroids).square() for index, part in features.items()}
+    unit = torch.cat([cost.min(dim=1).values for cost in costs.values()]).mean()
+    return {index: cheapest_path(cost / unit, switch_cost) for index, cost in costs.items()}
+
+
+def cheapest_path(costs_TK: Tensor, switch_cost: float) -> Tensor:
+    """The names int64 [T] that minimise the sum of their costs and of `switch_cost` for every change of name."""
+    total = costs_TK[0]
+    before = torch.zeros(costs_TK.shape, dtype=torch.int64)
+    stay = torch.arange(costs_TK.shape[1])
+    for t in range(1, len(costs_TK)):
+        cheapest, which = total.min(dim=0)
+        switch = total > cheapest + switch_cost
+        before[t] = torch.where(switch, which, stay)
+        total = torch.where(switch, cheapest + switch_cost, total) + costs_TK[t]
+    names = torch.zeros(len(costs_TK), dtype=torch.int64)
+    name = int(total.argmin())
+    for t in range(len(costs_TK) - 1, -1, -1):
+        names[t] = name
+        name = int(before[t, name])
+    return names
+
+
+@torch.inference_mode()
+def hidden_features(network: UnitNetwork, data: AlignedSpeech, layer: int) -> dict[int, Tensor]:
+    """The output of block `layer` for every reference utterance, each frame normalised: float32 [T, width]."""
+    network.eval()
+    silence = LogMel.log(torch.zeros(1, 2 * network.look_ahead, data.mels.shape[1]))
+    features = {}
+    for index in data.mfccs:
+        mels = torch.cat([LogMel.log(data.power(index))[None], silence], dim=1)
+        x = network.hidden(mels, layer)[0, : data.lengths[index]]
+        features[index] = F.layer_norm(x, x.shape[1:])
+    return features
+
+
+def draw_batch(data: AlignedSpeech, training: UnitTraining, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Augmented log-mels [B, 2T, mels], unit names [B, T] and a loss mask [B, T]: a pure function of (seed, step)."""
+    rng = np.random.default_rng([training.seed, 2, step])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    size, frames = training.batch_size, training.segment_frames
+    pick = rng.integers(len(data.starts), size=size)
+    length = data.lengths[pick]
+    rate = rng.uniform(0.85, 1.18, size)
+    first = np.floor(rng.uniform(0, 1, size) * np.maximum(1, length - frames * rate)) * (rng.random(size) > 0.2)
+    # 20 ms positions of every target frame; what lies behind the utterance's end is its last (silent) frame
+    position = np.minimum(first[:, None] + np.arange(frames) * rate[:, None], length[:, None] - 1)
+    names = data.names[torch.from_numpy(data.starts[pick][:, None] + position.astype(np.int64))]
+    half = np.minimum(2 * first[:, None] + np.arange(2 * frames) * rate[:, None], 2 * length[:, None] - 1)
+    mels = data.mels[torch.from_numpy(2 * data.starts[pick][:, None] + half.astype(np.int64))]
+    mels = augment(mels, generator)
+    mask = torch.ones(size, frames)
+    mask[torch.from_numpy(first > 0), :10] = 0.0  # these frames lack the history that they would have had
+    return LogMel.log(mels), names, mask
+
+
+def augment(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
+    """Vocal tract length, gain, equaliser, noise and telephone band, on mel energies [B, T, mels]."""
+    size, frames, mels = power_BTM.shape
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator) * (high - low) + low
+
+    # Vocal tract length: the mel axis stretched by up to 15 %, linearly interpolated.
+    warp = uniform(0.87, 1.15, size, 1) * torch.arange(mels)
+    low = warp.floor().clamp(0, mels - 1).long()
+    weight = (warp - low).clamp(0, 1)[:, None]
+    index = low[:, None].expand(size, frames, mels)
+    upper = (low + 1).clamp(max=mels - 1)[:, None].expand(size, frames, mels)
+    x = power_BTM.gather(2, index) * (1 - weight) + power_BTM.gather(2, upper) * weight
+    # Equaliser: a smooth curve of up to +-9 dB between five bands; gain: -20 to +12 dB.
+    curve = F.interpolate(uniform(-0.9, 0.9, size, 1, 5), mels, mode="linear", align_corners=True)
+    x = x * 10 ** (curve + uniform(-2.0, 1.2, size, 1, 1))
+    # Telephone: about 300 to 3,400 Hz.
+    band = torch.ones(size, 1, mels)
+    band[uniform(0, 1, size) < 0.15, :, : mels // 10] = 1e-4
+    band[uniform(0, 1, size) < 0.15, :, mels * 7 // 10 :] = 1e-4
+    x = x * band
+    # Noise: tilted, at 5 to 60 dB under the speech, fluctuating as the energy of Gaussian noise does.
+    level = x.mean((1, 2), keepdim=True) * 10 ** uniform(-6.0, -0.5, size, 1, 1)
+    tilt = 10 ** (uniform(-1, 1, size, 1, 1) * torch.linspace(-1, 1, mels))
+    return x + level * tilt * -torch.log(torch.rand(size, frames, mels, generator=generator) + 1e-9)
+
+
+def train_units(
+    config: ConvEncoderConfig,
+    training: UnitTraining,
+    sentences: list[tuple[str, str]],
+    voices: Voices,
+    folder: Path,
+    workers: int = 2,
+) -> ConvUnitEncoder:
+    """Train the encoder on (language, text) sentences spoken by the training voices; goes on from folder's checkpoints."""
+    data = align_voices(sentences, voices, config, training, workers)
+    networks: list[UnitNetwork] = []
+    for number, iteration in enumerate(training.iterations, 1):
+        clusters = iteration.clusters or config.codebook_size
+        features = hidden_features(networks[-1], data, iteration.layer) if networks else data.mfccs
+        data.name(smooth_names(features, clusters, iteration.switch_cost, training.seed))
+        torch.manual_seed(training.seed)
+        network = UnitNetwork(replace(config, codebook_size=clusters))
+        if networks:
+            learned = networks[-1].state_dict()
+            body = {name: tensor for name, tensor in learned.items() if not name.startswith("outward")}
+            network.load_state_dict(body, strict=False)
+        title = f"units, {number} of {len(training.iterations)}"
+        _train(network, data, training, iteration.steps, folder / f"iteration-{number}.pt", title)
+        networks.append(network)
+    return ConvUnitEncoder(networks[-1].half().float())  # as it will be saved
+
+
+def _train(
+    network: UnitNetwork, data: AlignedSpeech, training: UnitTraining, steps: int, checkpoint: Path, title: str
+) -> None:
+    """Train the network to predict the names of `data`, in place; goes on from the checkpoint."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=0.01)
+    factor = linear_schedule(steps, warmup=100, floor=0.02)
+    step = 0
+    if state := load_checkpoint(checkpoint):
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+    progress = Progress(title, steps, start=step)
+    network.train()
+    while step < steps:
+        mels, names, mask = draw_batch(data, training, step)
+        for group in optimiser.param_groups:
+            group["lr"] = training.learning_rate * factor(step)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
+            logits, _ = network(mels)
+        names, weight = names[:, : logits.shape[1]], mask[:, : logits.shape[1]].flatten()
+        loss = F.cross_entropy(
+            logits.float().flatten(0, 1), names.flatten(), label_smoothing=0.05, reduction="none"
+        )  # fmt: skip
+        loss = (loss * weight).sum() / weight.sum()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        if progress.due() or step == steps:
+            progress.update(step, loss=loss.item(), accuracy=(logits.argmax(-1) == names).float().mean().item())
+        if step % training.checkpoint_every == 0 or step == steps:
+            save_checkpoint(
+                checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+            )
