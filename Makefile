@@ -2,25 +2,41 @@
 PYTHON ?= python3
 PORT ?= 7860
 VENV := .venv
+LATEST := .venv-latest
 BIN := $(VENV)/bin
+DEMO_EXTRAS := .[train]
+TEST_EXTRAS := .[train,test]
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
+PIP := python -m pip --disable-pip-version-check
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test test-latest lint lock clean
+
+# $(call step,what it says,command): one line and the seconds it took; the command's own output only where it fails
+define step
+@printf '%s ... ' '$(1)'; start=$$(date +%s); log=$$(mktemp); \
+if { $(2); } >"$$log" 2>&1; then echo "$$(( $$(date +%s) - start )) s"; rm -f "$$log"; \
+else echo failed; tail -n 40 "$$log"; rm -f "$$log"; exit 1; fi
+endef
+
+# $(call make_venv,folder): an empty environment of a Python that serves
+define make_venv
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "Tresse needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+$(call step,Making $(1),$(PYTHON) -m venv $(1))
+endef
 
 install: $(STAMP)
 
-$(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Tresse needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+$(BIN)/python:
+	$(call make_venv,$(VENV))
 
-$(STAMP): pyproject.toml $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train]"
+$(STAMP): pyproject.toml constraints.txt $(BIN)/python
+	$(call step,Installing Tresse and what it needs (about 5 GB),$(BIN)/$(PIP) install -c constraints.txt -e "$(DEMO_EXTRAS)")
 	@touch $@
 
 $(TEST_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train,test]"
+	$(call step,Installing what the tests need,$(BIN)/$(PIP) install -c constraints.txt -e "$(TEST_EXTRAS)")
 	@touch $@
 
 demo: install
@@ -32,8 +48,26 @@ lint: $(TEST_STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m tests.browser
+	$(call step,Finding a browser,$(BIN)/python -m tests.browser)
 	$(BIN)/python -m pytest
 
+# The newest versions that pyproject.toml allows, in an environment of their own: what differs from constraints.txt, and
+# what it breaks.
+test-latest:
+	@test -x $(LATEST)/bin/python || $(MAKE) --no-print-directory $(LATEST)/bin/python
+	$(call step,Installing the newest versions,$(LATEST)/bin/$(PIP) install --upgrade --upgrade-strategy eager -e "$(TEST_EXTRAS)")
+	$(call step,Finding a browser,$(LATEST)/bin/python -m tests.browser)
+	$(LATEST)/bin/python -m tests.versions
+	$(LATEST)/bin/python -m pytest -rf || { $(LATEST)/bin/python -m tests.versions; exit 1; }
+
+$(LATEST)/bin/python:
+	$(call make_venv,$(LATEST))
+
+# constraints.txt: the newest versions of today, for every platform and Python that the project names
+lock: $(TEST_STAMP)
+	$(call step,Installing uv,$(BIN)/$(PIP) install uv)
+	$(call step,Resolving,$(BIN)/uv pip compile pyproject.toml --extra train --extra test --universal --upgrade \
+		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --output-file constraints.txt)
+
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(LATEST) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

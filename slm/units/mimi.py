@@ -19,6 +19,10 @@ from slm.errors import TresseError
 from slm.units.hub import load_pretrained, locate, read_config, save_config
 from slm.units.sequence import Units
 
+CACHES = ("encoder_cache", "encoder_past_key_values", "padding_cache")
+"""What `MimiModel.encode` hands on from chunk to chunk: keys and values (the first name since transformers 5.24, the second
+before), and the padding of the convolutions."""
+
 
 class _Latents(nn.Module):
     """Stands in Mimi's place of the quantiser: hands on what the first codebook quantises, instead of its choice."""
@@ -135,10 +139,7 @@ class MimiStream:
             return np.zeros(0, np.int64)
         used, self._samples = self._samples[:whole], self._samples[whole:]
         latents_BTC, output = self.encoder._latents(used[None], {"use_streaming": True, **self._caches})
-        self._caches = {
-            "encoder_past_key_values": output.encoder_past_key_values,
-            "padding_cache": output.padding_cache,
-        }
+        self._caches = {name: output[name] for name in CACHES if name in output}
         return self.encoder._nearest(latents_BTC)[0]
 
     def flush(self) -> np.ndarray:
