@@ -1,5 +1,9 @@
 """The stages of a recipe, in order. Each reads what the earlier ones left in the output folder, and writes its own part.
 
+    stories -> units -> corpus -> vocabulary -> slm -> vocoder -> bundle -> asr -> evaluation
+
+or, with `ablation`, stories -> units -> corpus -> vocabulary -> ablation.
+
 out/stories/{train,validation}.jsonl, out/units/, out/corpus/, out/vocabulary/, out/slm/, out/vocoder/, out/asr/,
 out/bundle/; of an ablation out/ablation/
 """
@@ -24,7 +28,8 @@ from slm.units import UnitVocabulary, load_encoder
 from train.ablation import run_ablation
 from train.corpus.preparation import prepare_corpus, read_units
 from train.lm.schedule import SLMTraining
-from train.recipe import Recipe, Stage
+from train.recipe import Recipe
+from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
 from train.tools.checkpoints import write_json
@@ -332,3 +337,8 @@ def stages_of(recipe: Recipe) -> list[Stage]:
         return [*DATA, ABLATION]
     hears = recipe.asr is not None or recipe.parts.asr is not None
     return [*DATA, *BUNDLE, *([RECOGNISER] if hears else []), MEASURE]
+
+
+def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
+    """Make what a recipe makes in `out`, or only the stage `until` and what it needs. See `train.run.carry_out`."""
+    carry_out(stages_of(recipe), recipe, out, until, workers)

@@ -26,7 +26,8 @@ def recipe_command(
     ] = False,
 ) -> None:
     """Make a whole bundle from nothing: stories, speech, units, language model, vocoder. Run again, it goes on."""
-    from train.recipe import Recipe, run_recipe
+    from train.recipe import Recipe
+    from train.stages import run_recipe
 
     recipe = Recipe.load(name, pairs("--set", change))
     if dry_run:

@@ -12,13 +12,14 @@ from slm.bundle import SHIPPED, Bundle
 from slm.transcribe import Transcriber
 from train.evaluate.cloze.evaluation import evaluate_cloze, read_scores
 from train.evaluate.cloze.protocol import HEADLINE, value_of
-from train.evaluate.recogniser import evaluate_recogniser, held_out_sentences
+from train.evaluate.recogniser import evaluate_recogniser
 from train.evaluate.units import measure, speak_panel
 from train.publish.figures import figures
 from train.recipe import Recipe
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.cloze_items import BENCHMARK_ITEMS, make_items
 from train.stories.grammar import distinct_sentences, generate_stories
+from train.stories.held_out import held_out_sentences
 
 README = Path(__file__).parents[2] / "README.md"
 STRANGE = (

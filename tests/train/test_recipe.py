@@ -17,7 +17,8 @@ from slm.bundle import Bundle
 from slm.errors import TresseError
 from tests.conftest import spoken_beginning
 from train.publish.card import write_card
-from train.recipe import Recipe, run_recipe
+from train.recipe import Recipe
+from train.stages import run_recipe
 
 SMALL = {
     "stories.train": 24,

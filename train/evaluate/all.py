@@ -137,7 +137,8 @@ def _resynthesis(setting: Setting, out: Path) -> Any:
 
 
 def _recogniser(setting: Setting, out: Path) -> Any:
-    from train.evaluate.recogniser import evaluate_recogniser, held_out_sentences
+    from train.evaluate.recogniser import evaluate_recogniser
+    from train.stories.held_out import held_out_sentences
 
     if setting.transcriber is None:
         raise TresseError(setting.deaf or "there is no recogniser: give --asr")

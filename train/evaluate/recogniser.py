@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchaudio.functional import edit_distance
 
-from slm.errors import TresseError
 from train.asr.data import written
 from train.asr.training import spoken_words
-from train.recipe import Recipe
 from train.speech.voices import SAMPLE_RATE, Voices, speak
-from train.stories.grammar import Story, distinct_sentences, generate_stories
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
 
 GROUPS = {"training": "training voices", "held_out": "held-out voices"}
-
-
-def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count: int) -> list[tuple[str, str]]:
-    """(language, text) of test stories, `count` a language, none of them in the stories that a bundle was trained on.
-
-    info: of the bundle; where its recipe is not one of the project's, the first 2,000 training stories are avoided.
-    """
-    seen = _training_stories(info.get("provenance", {}))
-    return distinct_sentences(generate_stories(0, 30 * count, "test"), languages, count, without=seen)
-
-
-def _training_stories(made: Mapping[str, Any]) -> Iterator[Story]:
-    """The stories of a provenance, those included that its model was trained on before."""
-    try:
-        recipe = Recipe.load(str(made.get("recipe")))
-        seed, count = made.get("seed", recipe.seed), made.get("stories", recipe.stories.train)
-        yield from generate_stories(int(seed), int(count), cycles=recipe.stories.cycles)
-    except TresseError:
-        yield from generate_stories(0, 2000)
-    if "recipe" in made.get("warm_start", {}):
-        yield from _training_stories(made["warm_start"])
 
 
 def evaluate_recogniser(

@@ -26,9 +26,9 @@ import torch
 from slm.errors import TresseError
 from train.asr.training import spoken_words
 from train.evaluate.edit_distance import edit_distances
-from train.evaluate.recogniser import held_out_sentences
 from train.speech.pitch import pitch_contours
 from train.speech.voices import SAMPLE_RATE, Voices, speak
+from train.stories.held_out import held_out_sentences
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
 from train.vocoder.losses import SpectralLoss

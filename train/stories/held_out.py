@@ -1,0 +1,56 @@
+"""How many stories a recipe tells, and sentences that none of a bundle's training stories has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from train.stories.grammar import Cycles, Story, distinct_sentences, generate_stories
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@dataclass(frozen=True)
+class StoriesSettings:
+    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. cycle: how many
+    stories in a row combine the same few facts and wordings (with corpus.stories_per_voice the same number, they share a
+    voice and most of their speech); values: of each role in a cycle; wordings: of each sentence."""
+
+    train: int = 8000
+    validation: int = 125
+    cycle: int = 1
+    values: int = 3
+    wordings: int = 3
+    file: str | None = None
+
+    @property
+    def cycles(self) -> Cycles:
+        """How the training stories are told."""
+        return Cycles(self.cycle, self.values, self.wordings)
+
+
+def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count: int) -> list[tuple[str, str]]:
+    """(language, text) of test stories, `count` a language, none of them in the stories that a bundle was trained on.
+
+    info: of the bundle; where its recipe is not one of the project's, the first 2,000 training stories are avoided.
+    """
+    seen = _training_stories(info.get("provenance", {}))
+    return distinct_sentences(generate_stories(0, 30 * count, "test"), languages, count, without=seen)
+
+
+def _training_stories(made: Mapping[str, Any]) -> Iterator[Story]:
+    """The stories of a provenance, those included that its model was trained on before."""
+    path = RECIPES / f"{made.get('recipe')}.yaml"
+    if path.exists():
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+        settings = StoriesSettings(**recipe.get("stories", {}))
+        seed, count = made.get("seed", recipe.get("seed", 0)), made.get("stories", settings.train)
+        yield from generate_stories(int(seed), int(count), cycles=settings.cycles)
+    else:
+        yield from generate_stories(0, 2000)
+    if "recipe" in made.get("warm_start", {}):
+        yield from _training_stories(made["warm_start"])
