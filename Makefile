@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
 PIP := python -m pip --disable-pip-version-check
 
-.PHONY: install demo test test-latest lint lock clean
+.PHONY: install demo test test-latest lint check-docs lock clean
 
 # $(call step,what it says,command): one line and the seconds it took; the command's own output only where it fails
 define step
@@ -47,6 +47,10 @@ lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What the pages say is so: their commands, links and code (part of `make test`)
+check-docs: $(TEST_STAMP)
+	$(BIN)/python -m pytest tests/test_docs.py
 
 test: lint
 	$(call step,Finding a browser,$(BIN)/python -m tests.browser)

@@ -30,8 +30,29 @@ from train.recipe import Recipe, parse
 from train.stories.cloze_items import make_items, write_items
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "train/README.md", "train/evaluate/README.md", "demo/README.md", "slm/README.md"]
-LINKED = [*PAGES, "slm/units/README.md", "train/stories/README.md", "vocoder/README.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "train/README.md",
+    "train/corpus/README.md",
+    "train/lm/README.md",
+    "train/evaluate/README.md",
+    "demo/README.md",
+    "slm/README.md",
+]
+LINKED = [
+    *PAGES,
+    "measured/README.md",
+    "measured/ablation.md",
+    "measured/results.md",
+    "measured/stories.md",
+    "measured/training.md",
+    "slm/units/README.md",
+    "train/asr/README.md",
+    "train/speech/README.md",
+    "train/stories/README.md",
+    "vocoder/README.md",
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"`([\w-]+\.\w+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(tresse [^`]+)`")
@@ -63,6 +84,9 @@ DRY = Run("--dry-run")
 RUNS = {
     "make demo": Run(),
     "make test": Run(),
+    "make install": Run(),
+    "make lint": Run(),
+    "make check-docs": Run(),
     "tresse continue slm/bundles/braid/examples/en-1.flac --to fr --out reply.wav": TALK,
     "tresse continue story.wav --to fr --out reply.wav": TALK,
     "tresse continue story.zip --turn 2 --out reply.wav": Run("", "reply.wav"),
@@ -269,7 +293,7 @@ def test_the_python_runs_as_it_stands(page: str, number: int, place: Path, reque
 
 
 def test_recipes_in_the_text_are_valid() -> None:
-    for text in blocks("train/README.md", "yaml"):
+    for text in [block for page in PAGES for block in blocks(page, "yaml")]:
         values = yaml.safe_load(text)
         if "slm" in values:
             parse(Recipe, {"name": "page", "languages": ["en", "fr"], **values}, "the page")

@@ -21,7 +21,7 @@ from train.stories.cloze_items import BENCHMARK_ITEMS, make_items
 from train.stories.grammar import distinct_sentences, generate_stories
 from train.stories.held_out import held_out_sentences
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[2] / "measured" / "results.md"
 STRANGE = (
     "The quarterly report shows that revenue grew by seven percent.",
     "Yesterday the parliament voted on a new law about fisheries.",

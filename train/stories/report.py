@@ -1,4 +1,4 @@
-"""The measured part of the corpus's page (README.md beside this file): `python -m train.stories.report` prints it."""
+"""The page of the generated stories (measured/stories.md): `python -m train.stories.report` prints it."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def _words(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    page = Path(__file__).with_name("README.md")
+    page = Path(__file__).parents[2] / "measured" / "stories.md"
     head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     page.write_text(f"{head}{BEGIN}\n{report()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
