@@ -16,14 +16,14 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 
 import gradio as gr
 
-from demo import recordings as recording
 from demo.programs import add_programs
+from demo.recordings import open_folder
 from demo.routes import MAX_UPLOAD, WEB, plots, routes
-from demo.sessions import KEPT, Service
+from demo.sessions import KEEP_SECONDS, Service
 from demo.theme import HEAD, LOGO, STYLE, theme
-from demo.transcripts import Ears
-from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
+from demo.transcripts import Transcripts
 from slm.errors import TresseError
+from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
@@ -45,8 +45,8 @@ def open_service(bundle: Bundle, recordings: Path | None = None, asr: str | Path
 
     Raises TresseError where the folder cannot be written, or the recogniser cannot be loaded.
     """
-    folder = recording.open_folder(Path(recordings)) if recordings is not None else None
-    return Service(bundle, 2 * (os.cpu_count() or 1), folder, Ears.open(bundle, asr))
+    folder = open_folder(Path(recordings)) if recordings is not None else None
+    return Service(bundle, 2 * (os.cpu_count() or 1), folder, Transcripts.open(bundle, asr))
 
 
 def share_cores() -> None:
@@ -75,8 +75,8 @@ def build_page(service: Service) -> gr.Blocks:
             examples=[{"language": example.language, "text": example.text} for example in bundle.examples],
             metrics=bundle.info.get("metrics", {}),
             plots=sorted(plots(bundle)),
-            kept=str(service.folder) if service.folder else "",
-            minutes=round(KEPT / 60),
+            recordings=str(service.folder) if service.folder else "",
+            minutes=round(KEEP_SECONDS / 60),
             max_upload=MAX_UPLOAD,
             interfaces=INTERFACES,
         )
@@ -86,7 +86,7 @@ def build_page(service: Service) -> gr.Blocks:
 
 
 def launch_options(service: Service) -> dict[str, Any]:
-    """Arguments for `Blocks.launch`: the look, the page's addresses, and nothing that leaves the machine."""
+    """Arguments for `Blocks.launch`: the theme, the page's addresses, and nothing that leaves the machine."""
     return {
         "theme": theme(),
         "css": STYLE,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from slm.bundle import Bundle
     from slm.continuation import Sentence
 
-FORMAT = 2
-"""Of the zip; 1 had no `familiar`: all prompts were."""
+FORMAT = 3
+"""Of the zip. 2 said `familiar` for `in_domain`; 1 said neither: all prompts were."""
 GAP = 0.5
 """s of silence between prompt and reply."""
 LISTING = "conversation.json"
@@ -84,7 +84,7 @@ def describe_prompt(turn: Turn, bundle: Bundle) -> dict[str, Any]:
     return {
         "language": prompt.language,
         "seconds": prompt.seconds,
-        "familiar": prompt.familiar,
+        "in_domain": prompt.in_domain,
         "transcript": turn.transcript,
         "before": _sentences(prompt.before[forgotten:]),
         "sentences": _sentences(prompt.said),
@@ -120,21 +120,19 @@ def reproduce(bundle: Bundle, path: Path, turn: int | None = None, part: int = 1
         number = len(turns) if turn is None else turn
         if not 1 <= number <= len(turns) or not 1 <= part <= len(turns[number - 1]["replies"]):
             raise TresseError(f"{path} has no reply {part} in turn {number}: it has {len(turns)} turns")
-        told, settings = turns[number - 1], Settings(**turns[number - 1]["settings"])
-        rate = float(listing["frame_rate"])
-        prompt, wanted = told["prompt"], told["replies"][part - 1]
+        saved, rate = turns[number - 1], float(listing["frame_rate"])
+        prompt, wanted = saved["prompt"], saved["replies"][part - 1]
         own = [sentence.units for sentence in _read(prompt["sentences"], rate)]
         before = tuple(_read(prompt["before"], rate))
-        familiar = bool(prompt.get("familiar", True))
-        asked = Prompt(own, prompt["language"], float(prompt["seconds"]), before, familiar)
-        languages, seed = tuple(wanted["languages"]), int(wanted["seed"])
+        in_domain = bool(prompt.get("in_domain", prompt.get("familiar", True)))
+        asked = Prompt(own, prompt["language"], float(prompt["seconds"]), before, in_domain)
+        settings = Settings(**saved["settings"]).reply(tuple(wanted["languages"]), int(wanted["seed"]))
         samples = int(wanted["samples"])
     except (KeyError, TypeError, ValueError) as error:
         raise TresseError(f"{path} is damaged ({error!r}): download the conversation again") from error
     if rate != bundle.units.frame_rate:
         raise TresseError(f"{path} was made with another bundle: name it with --bundle")
-    again = Settings(**{**asdict(settings), "seed": seed})
-    speaking = Speaking(bundle, asked, languages, again, threading.Event())
+    speaking = Speaking(bundle, asked, settings, threading.Event())
     for _ in speaking:
         pass
     if speaking.reply is None:
@@ -152,15 +150,19 @@ def read_listing(path: Path) -> dict[str, Any]:
             listing = json.loads(archive.read(LISTING))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise TresseError(f"{path} is not a conversation of this page: give a .zip that it made") from error
-    if not isinstance(listing, dict) or listing.get("format") not in (1, FORMAT):
-        raise TresseError(f"{path} has another format than 1 or {FORMAT}: upgrade tresse to read it")
+    if not isinstance(listing, dict) or listing.get("format") not in range(1, FORMAT + 1):
+        raise TresseError(f"{path} has another format than 1 to {FORMAT}: upgrade tresse to read it")
     return listing
 
 
 def _sentences(story: Iterable[Sentence]) -> list[dict[str, Any]]:
     return [
-        {"language": one.language, "units": one.units.ids.tolist(), "run_lengths": one.units.run_lengths.tolist()}
-        for one in story
+        {
+            "language": sentence.language,
+            "units": sentence.units.ids.tolist(),
+            "run_lengths": sentence.units.run_lengths.tolist(),
+        }
+        for sentence in story
     ]
 
 
@@ -170,8 +172,8 @@ def _read(values: list[dict[str, Any]], frame_rate: float) -> list[Sentence]:
 
     return [
         Sentence(
-            Units(np.asarray(one["units"], np.int64), np.asarray(one["run_lengths"], np.int64), frame_rate),
-            one["language"],
+            Units(np.asarray(value["units"], np.int64), np.asarray(value["run_lengths"], np.int64), frame_rate),
+            value["language"],
         )
-        for one in values
+        for value in values
     ]

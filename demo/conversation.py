@@ -1,4 +1,4 @@
-"""A story told in turns: what somebody said, what the model went on with, and what both of them look back on.
+"""A story in turns: what somebody said, what the model went on with, and what both of them look back on.
 
 Plain data and one iterator that speaks a reply; knows nothing of pages, programs or files.
 """
@@ -15,23 +15,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
+from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P, ReplySettings
 
 if TYPE_CHECKING:
-    from slm.bundle import Bundle, Chunk
+    from slm.bundle import Bundle
     from slm.continuation import Prompt, Sentence
+    from slm.speaking import Chunk
 
 MAX_SEED = 2**31 - 1
 SAME, BOTH, BRAIDED = "same", "both", "braided"
 """Targets beside the languages: the prompt's language, one reply in each, languages alternating sentence by sentence."""
 MAX_TURNS = 200
 
+SpokenPrompt = tuple[np.ndarray, int, "Prompt"]
+"""What somebody said: float32 [samples], their rate in Hz, and the prompt it makes."""
+
 
 @dataclass(frozen=True)
 class Settings:
-    """How to go on. target: a language, SAME, BOTH or BRAIDED. max_seconds: s of one reply. speaker None: the bundle's
-    first. seed None: a new one for every reply."""
+    """How to go on, as people choose it; `replies` gives the settings of each reply. target: a language, SAME, BOTH or
+    BRAIDED. seed None: a new one for every reply. The other fields are those of `ReplySettings`."""
 
     target: str = SAME
     seed: int | None = None
@@ -57,22 +61,30 @@ class Settings:
             raise TresseError(f"a setting is not a number ({error}): correct it") from error
         if settings.seed is not None and not 0 <= settings.seed <= MAX_SEED:
             raise TresseError(f"the seed must lie between 0 and {MAX_SEED}, not {settings.seed}")
-        languages = settings.plans(bundle.languages, bundle.languages[0])
-        bundle.check_settings(
-            languages[0], settings.temperature, settings.top_p, settings.max_seconds, settings.speaker
-        )
+        for reply in settings.replies(bundle.languages, bundle.languages[0]):
+            reply.check(bundle.languages, bundle.speakers)
         return settings
 
-    def plans(self, languages: list[str], heard: str) -> list[tuple[str, ...]]:
-        """The replies to speak, each as the languages that take turns in it; heard: the prompt's language."""
-        if self.target == SAME:
-            return [(heard,)]
+    def replies(self, languages: list[str], spoken: str) -> list[ReplySettings]:
+        """The replies to make, in a bundle of these languages, to a prompt in the language `spoken`."""
         if self.target == BOTH:
-            return [(language,) for language in languages]
+            return [self.reply((language,)) for language in languages]
         if self.target == BRAIDED:  # the first sentence is in another language than the prompt
-            first = (languages.index(heard) + 1) % len(languages)
-            return [(*languages[first:], *languages[:first])]
-        return [(self.target,)]
+            first = (languages.index(spoken) + 1) % len(languages)
+            return [self.reply((*languages[first:], *languages[:first]))]
+        return [self.reply((spoken if self.target == SAME else self.target,))]
+
+    def reply(self, languages: tuple[str, ...], seed: int | None = None) -> ReplySettings:
+        """The settings of one reply in these languages; seed: instead of the settings' own."""
+        chosen = self.seed if seed is None else seed
+        return ReplySettings(
+            languages,
+            new_seed() if chosen is None else chosen,
+            self.temperature,
+            self.top_p,
+            self.max_seconds,
+            self.speaker,
+        )
 
 
 def new_seed() -> int:
@@ -113,9 +125,9 @@ class Reply:
     @property
     def sentences(self) -> list[Sentence]:
         """Its sentences as units."""
-        from slm.bundle import told
+        from slm.speaking import sentences_of
 
-        return told(self.heard_chunks())
+        return sentences_of(self.heard_chunks())
 
     def heard_chunks(self) -> list[Chunk]:
         """The chunks, the last one cut, that the waveform lasts."""
@@ -144,7 +156,7 @@ class Reply:
 
 @dataclass
 class Turn:
-    """What was said (float32 [samples] at `rate` Hz, and as units), the settings, and a reply for each plan."""
+    """What was said (float32 [samples] at `rate` Hz, and as units), the settings, and the replies to it."""
 
     waveform: np.ndarray
     rate: int
@@ -155,9 +167,9 @@ class Turn:
     transcript: str = ""
 
     @property
-    def told(self) -> list[Sentence]:
-        """What this turn adds to the story."""
-        own = list(self.prompt.told)
+    def added(self) -> list[Sentence]:
+        """The sentences this turn adds to the story."""
+        own = list(self.prompt.added)
         return own + (self.replies[self.chosen].sentences if self.chosen < len(self.replies) else [])
 
 
@@ -170,7 +182,7 @@ class Conversation:
     @property
     def story(self) -> tuple[Sentence, ...]:
         """All sentences until now that the model goes on from."""
-        return tuple(sentence for turn in self.turns for sentence in turn.told)
+        return tuple(sentence for turn in self.turns for sentence in turn.added)
 
     def add(self, turn: Turn) -> int:
         """A further turn; its number, from 0. Raises TresseError where the story is too long."""
@@ -200,30 +212,19 @@ class Speaking:
         self,
         bundle: Bundle,
         prompt: Prompt,
-        languages: tuple[str, ...],
-        settings: Settings,
+        settings: ReplySettings,
         stop: threading.Event,
         started: float | None = None,
     ) -> None:
-        self.bundle, self.prompt, self.languages, self.settings, self.stop = bundle, prompt, languages, settings, stop
+        self.bundle, self.prompt, self.settings, self.stop = bundle, prompt, settings, stop
         self.started = time.perf_counter() if started is None else started
-        self.seed = new_seed() if settings.seed is None else settings.seed
         self.reply: Reply | None = None
 
     def __iter__(self) -> Iterator[Chunk]:
         began = time.perf_counter()
         chunks: list[Chunk] = []
         first_audio = 0.0
-        s = self.settings
-        stream = self.bundle.reply(
-            self.prompt,
-            self.languages if len(self.languages) > 1 else self.languages[0],
-            seed=self.seed,
-            temperature=s.temperature,
-            top_p=s.top_p,
-            max_seconds=s.max_seconds,
-            speaker=s.speaker,
-        )
+        stream = self.bundle.reply(self.prompt, self.settings)
         with contextlib.closing(cast(Generator, stream)):
             for chunk in stream:
                 if self.stop.is_set():
@@ -234,8 +235,8 @@ class Speaking:
                 yield chunk
         if chunks:
             self.reply = Reply(
-                self.languages,
-                self.seed,
+                self.settings.languages,
+                self.settings.seed,
                 np.concatenate([chunk.audio for chunk in chunks]),
                 self.bundle.sample_rate,
                 chunks,

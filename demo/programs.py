@@ -39,18 +39,18 @@ class Programs:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._held: OrderedDict[str, Conversation] = OrderedDict()
+        self._conversations: OrderedDict[str, Conversation] = OrderedDict()
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="tresse-programs-")
 
     def conversation(self, request: gr.Request) -> Conversation:
-        """The one of this client; of the oldest of very many nothing is left."""
+        """The conversation of this client; the oldest of very many are forgotten."""
         with self._lock:
-            held = self._held.setdefault(str(request.session_hash), Conversation())
-            self._held.move_to_end(str(request.session_hash))
-            while len(self._held) > MAX_CONVERSATIONS:
-                self._held.popitem(last=False)
-            return held
+            conversation = self._conversations.setdefault(str(request.session_hash), Conversation())
+            self._conversations.move_to_end(str(request.session_hash))
+            while len(self._conversations) > MAX_CONVERSATIONS:
+                self._conversations.popitem(last=False)
+            return conversation
 
     def _path(self, name: str) -> Path:
         return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
@@ -75,12 +75,12 @@ class Programs:
             values = {"target": target, "seed": drawn, "temperature": temperature, "top_p": top_p}
             settings = Settings.parse({**values, "max_seconds": max_seconds, "speaker": speaker}, bundle)
             waveform, rate = read_audio(prompt, bundle.max_prompt_seconds)
-            heard = bundle.prompt(waveform, rate, conversation.story)
-            turn = Turn(waveform, rate, heard, settings)
+            spoken = bundle.prompt(waveform, rate, conversation.story)
+            turn = Turn(waveform, rate, spoken, settings)
             stop = threading.Event()
-            with self.service.line.wait(stop):
-                for languages in settings.plans(bundle.languages, heard.language):
-                    speaking = Speaking(bundle, heard, languages, settings, stop)
+            with self.service.waiting_line.wait(stop):
+                for asked in settings.replies(bundle.languages, spoken.language):
+                    speaking = Speaking(bundle, spoken, asked, stop)
                     for _ in speaking:
                         pass
                     if speaking.reply is not None:
@@ -97,10 +97,10 @@ class Programs:
             files.append(str(self._path(f"reply-{number + 1}-{part}-{'-'.join(reply.languages)}.wav")))
             write_wav(files[-1], reply.waveform, reply.sample_rate)
         described = [archive.describe_reply(reply) for reply in turn.replies]
-        replies = [{key: value for key, value in one.items() if key != "sentences"} for one in described]
+        replies = [{key: value for key, value in reply.items() if key != "sentences"} for reply in described]
         used, limit, forgotten = bundle.context_use(conversation.story, settings.max_seconds)
         context = {"used": used, "limit": limit, "forgotten": forgotten}
-        said = {"language": heard.language, "familiar": heard.familiar}
+        said = {"language": spoken.language, "in_domain": spoken.in_domain}
         return files, {"turn": number + 1, **said, "replies": replies, "context": context}
 
     def undo_turn(self, request: gr.Request) -> int:

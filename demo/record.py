@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from slm.audio import read_audio, write_wav
 from slm.bundle import Bundle
 from slm.errors import TresseError
+from slm.settings import ReplySettings
 
 if TYPE_CHECKING:
     from slm.continuation import Prompt
@@ -21,18 +23,16 @@ if TYPE_CHECKING:
 AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac"}
 
 
-def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: Any) -> dict[str, Any]:
+def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettings) -> dict[str, Any]:
     """Continue an audio file and write the continuation as WAV; returns the report (see the README, `--json`).
 
     Raises TresseError for anything the user can mend; then nothing is written.
     """
-    bundle.check_settings(
-        to, settings["temperature"], settings["top_p"], settings["max_seconds"], settings.get("speaker")
-    )
+    settings.check(bundle.languages, bundle.speakers)
     waveform, sample_rate = read_audio(prompt, bundle.max_prompt_seconds)
     bundle.warm_up()
     began = time.perf_counter()
-    chunks = list(bundle.continue_speech(waveform, sample_rate, to=to, **settings))
+    chunks = list(bundle.continue_speech(waveform, sample_rate, settings))
     took = time.perf_counter() - began
     if not chunks:
         raise TresseError("the model ended the story at once: try another --seed")
@@ -40,24 +40,24 @@ def continue_file(bundle: Bundle, prompt: Path, to: str, out: Path, **settings: 
     write_wav(out, audio, bundle.sample_rate)
     seconds = len(audio) / bundle.sample_rate
     return {
-        **_heard(chunks[0].prompt),
+        **_prompt_fields(chunks[0].prompt),
         "seconds": round(seconds, 3),
-        "language": to,
+        "language": "-".join(settings.languages),
         "tokens": chunks[-1].tokens,
         "time_to_first_audio_ms": round(chunks[0].elapsed * 1000, 1),
         "total_ms": round(took * 1000, 1),
         "real_time_factor": round(took / seconds, 4),
-        "transcript": _transcript(bundle, audio, to),
-        "seed": settings["seed"],
+        "transcript": _transcript(bundle, audio, settings.languages[0]),
+        "seed": settings.seed,
     }
 
 
-def _heard(prompt: Prompt) -> dict[str, Any]:
+def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
     """What the reports say of a prompt."""
     return {
         "prompt_seconds": round(prompt.seconds, 3),
         "prompt_language": prompt.language,
-        "prompt_familiar": prompt.familiar,
+        "prompt_in_domain": prompt.in_domain,
     }
 
 
@@ -87,7 +87,7 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
     reply = reproduce(bundle, path, turn, part)
     write_wav(out, reply.waveform, reply.sample_rate)
     return {
-        **_heard(reply.chunks[0].prompt),
+        **_prompt_fields(reply.chunks[0].prompt),
         "seconds": round(reply.seconds, 3),
         "language": "-".join(reply.languages),
         "tokens": reply.tokens,
@@ -99,10 +99,10 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
 
 
 def record_folder(
-    bundle: Bundle, prompts: Path, languages: list[str], out: Path, **settings: Any
+    bundle: Bundle, prompts: Path, languages: list[str], out: Path, settings: ReplySettings
 ) -> tuple[int, int, int]:
-    """Continue every audio file of a folder in every language; returns (continuations, prompts that failed,
-    continuations of prompts that the model could not make out).
+    """Continue every audio file of a folder in every one of the languages, which replace those of `settings`; returns
+    (continuations, prompts that failed, continuations of prompts that are out of domain).
 
     out receives NAME.LANG.wav and manifest.jsonl, a line a continuation. A continuation that the manifest lists with
     the same settings is not made again.
@@ -110,35 +110,35 @@ def record_folder(
     files = sorted(path for path in prompts.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
     if not files:
         raise TresseError(f"{prompts} holds no audio files: give a folder of wav, flac, mp3, ogg, m4a or webm files")
-    for language in languages:
-        bundle.check_settings(
-            language, settings["temperature"], settings["top_p"], settings["max_seconds"], settings.get("speaker")
-        )
+    asked = {language: replace(settings, languages=(language,)) for language in languages}
+    for reply in asked.values():
+        reply.check(bundle.languages, bundle.speakers)
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.jsonl"
     rows = _read_rows(manifest)
-    done = failed = unfamiliar = 0
+    listed = {name: value for name, value in asdict(settings).items() if name != "languages"}
+    done = failed = out_of_domain = 0
     for path in files:
         name = str(path.relative_to(prompts))
-        for language in languages:
+        for language, reply in asked.items():
             wav = out / f"{name.replace('/', '__')}.{language}.wav"
-            key = {"prompt": name, "language": language, "settings": settings}
-            kept = [row for row in rows if "file" in row and all(row.get(field) == key[field] for field in key)]
-            if wav.exists() and kept:
+            key = {"prompt": name, "language": language, "settings": listed}
+            made = [row for row in rows if "file" in row and all(row.get(field) == key[field] for field in key)]
+            if wav.exists() and made:
                 done += 1
-                unfamiliar += not kept[-1].get("prompt_familiar", True)
+                out_of_domain += not made[-1].get("prompt_in_domain", made[-1].get("prompt_familiar", True))
                 continue
             try:
-                row = {**key, "file": wav.name, **continue_file(bundle, path, language, wav, **settings)}
+                row = {**key, "file": wav.name, **continue_file(bundle, path, wav, reply)}
                 done += 1
-                unfamiliar += not row["prompt_familiar"]
+                out_of_domain += not row["prompt_in_domain"]
             except TresseError as error:
                 row = {**key, "error": str(error)}
                 failed += 1
             rows.append(row)
             with manifest.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return done, failed, unfamiliar
+    return done, failed, out_of_domain
 
 
 def _read_rows(manifest: Path) -> list[dict[str, Any]]:

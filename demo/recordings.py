@@ -51,7 +51,7 @@ def save(folder: Path, turn: Turn, conversation: str, number: int, bundle: dict[
         "prompt": {
             "file": "prompt.wav",
             "language": turn.prompt.language,
-            "familiar": turn.prompt.familiar,
+            "in_domain": turn.prompt.in_domain,
             "seconds": round(turn.prompt.seconds, 3),
             "transcript": turn.transcript,
         },

@@ -21,7 +21,8 @@ from starlette.staticfiles import StaticFiles
 
 from demo import archive, recordings
 from demo.benchmark import Benchmark
-from demo.sessions import Service, Tab, outbox
+from demo.messages import HEARTBEAT, outbox
+from demo.sessions import Service, Session
 from slm.audio import read_audio
 from slm.errors import TresseError
 
@@ -32,8 +33,8 @@ WEB = Path(__file__).with_name("web")
 MAX_UPLOAD = 50_000_000
 MAX_PIECE = 2_000_000
 """Bytes in one piece of the microphone's sound."""
-TAB = re.compile(r"[0-9a-f]{32}")
-HEARTBEAT = 5.0
+SESSION = re.compile(r"[0-9a-f]{32}")
+HEARTBEAT_SECONDS = 5.0
 """s after which something is sent to a silent page, so that proxies keep the line open."""
 
 PLOTS = {".png", ".svg"}
@@ -44,7 +45,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def routes(service: Service) -> list[BaseRoute]:
     """For `launch(app_kwargs={"routes": ...})`."""
     pages = Pages(service)
-    found: list[tuple[str, Handler, str]] = [
+    handlers: list[tuple[str, Handler, str]] = [
         ("health", pages.health, "GET"),
         ("listen", pages.listen, "GET"),
         ("hear", pages.hear, "POST"),
@@ -61,7 +62,7 @@ def routes(service: Service) -> list[BaseRoute]:
         ("recordings/{name}/{file}", pages.recording, "GET"),
     ]
     return [
-        *(Route(f"/tresse/{path}", kindly(handler), methods=[method]) for path, handler, method in found),
+        *(Route(f"/tresse/{path}", kindly(handler), methods=[method]) for path, handler, method in handlers),
         Mount("/tresse/web", StaticFiles(directory=WEB)),
     ]
 
@@ -87,11 +88,11 @@ class Pages:
         self.service = service
         self._benchmark = Benchmark(service.bundle)
 
-    def _tab(self, request: Request) -> Tab:
-        name = request.query_params.get("tab", "")
-        if not TAB.fullmatch(name):
-            raise TresseError("the page has lost its name: reload it")
-        return self.service.tab(name)
+    def _session(self, request: Request) -> Session:
+        name = request.query_params.get("session") or request.query_params.get("tab", "")
+        if not SESSION.fullmatch(name):
+            raise TresseError("the page has lost its session: reload it")
+        return self.service.session(name)
 
     async def health(self, request: Request) -> Response:
         service = self.service
@@ -99,27 +100,27 @@ class Pages:
             {
                 "status": "ok",
                 "languages": service.bundle.languages,
-                "transcripts": bool(service.ears),
-                "open": service.open_tabs,
-                "replying": service.line.busy,
-                "waiting": service.line.waiting,
+                "transcripts": bool(service.transcripts),
+                "open": service.open_sessions,
+                "replying": service.waiting_line.busy,
+                "waiting": service.waiting_line.waiting,
             }
         )
 
     async def listen(self, request: Request) -> Response:
-        tab = self._tab(request)
+        session = self._session(request)
         queue, send = outbox(asyncio.get_running_loop())
-        await asyncio.to_thread(tab.attach, send, request.query_params.get("page", ""))
+        await asyncio.to_thread(session.attach, send, request.query_params.get("page", ""))
 
         async def messages() -> AsyncIterator[bytes]:
             try:
                 while True:
                     try:
-                        yield await asyncio.wait_for(queue.get(), HEARTBEAT)
+                        yield await asyncio.wait_for(queue.get(), HEARTBEAT_SECONDS)
                     except TimeoutError:
-                        yield bytes(8)
+                        yield HEARTBEAT
             finally:
-                tab.detach(send)
+                session.detach(send)
 
         return StreamingResponse(
             messages(),
@@ -128,7 +129,7 @@ class Pages:
         )
 
     async def hear(self, request: Request) -> Response:
-        tab, asked = self._tab(request), request.query_params
+        session, asked = self._session(request), request.query_params
         data = await _body(request, MAX_PIECE, "this piece of sound is too large: reload the page")
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
         try:
@@ -138,20 +139,20 @@ class Pages:
         if not 8000 <= rate <= 192000:
             raise TresseError("the microphone has an odd sample rate: choose another one")
         flags = ("free" in asked, "first" in asked, "last" in asked)
-        await asyncio.to_thread(tab.hear, samples, rate, *flags)
+        await asyncio.to_thread(session.hear, samples, rate, *flags)
         return Response(status_code=204)
 
     async def do(self, request: Request) -> Response:
-        tab = self._tab(request)
+        session = self._session(request)
         try:
             values = json.loads(await _body(request, 10_000, "this request is too large: reload the page") or b"{}")
         except ValueError as error:
             raise TresseError("the page asks for something unreadable: reload it") from error
-        await asyncio.to_thread(tab.do, request.path_params["action"], values)
+        await asyncio.to_thread(session.do, request.path_params["action"], values)
         return Response(status_code=204)
 
     async def upload(self, request: Request) -> Response:
-        tab = self._tab(request)
+        session = self._session(request)
         name = Path(request.query_params.get("name", "recording")).name or "recording"
         too_much = f"“{name}” is larger than {MAX_UPLOAD // 1_000_000} MB: give a shorter recording"
         data = await _body(request, MAX_UPLOAD, too_much)
@@ -164,7 +165,7 @@ class Pages:
                     waveform, rate = read_audio(path, self.service.bundle.max_prompt_seconds)
                 except TresseError as error:
                     raise TresseError(str(error).replace(str(path), f"“{name}”")) from error
-            tab.hear_file(waveform, rate)
+            session.hear_file(waveform, rate)
 
         await asyncio.to_thread(use)
         return Response(status_code=204)
@@ -176,17 +177,17 @@ class Pages:
         return examples[number].path
 
     async def example(self, request: Request) -> Response:
-        tab, path = self._tab(request), self._example(request)
-        await asyncio.to_thread(lambda: tab.hear_file(*read_audio(path, self.service.bundle.max_prompt_seconds)))
+        session, path = self._session(request), self._example(request)
+        await asyncio.to_thread(lambda: session.hear_file(*read_audio(path, self.service.bundle.max_prompt_seconds)))
         return Response(status_code=204)
 
     async def example_sound(self, request: Request) -> Response:
         return FileResponse(self._example(request))
 
     async def sound(self, request: Request) -> Response:
-        tab, asked = self._tab(request), request.query_params
+        session, asked = self._session(request), request.query_params
         try:
-            turn = tab.conversation.turns[int(asked["turn"])]
+            turn = session.conversation.turns[int(asked["turn"])]
             part = asked["part"]
             reply = None if part == "prompt" else turn.replies[int(part)]
         except (KeyError, ValueError, IndexError) as error:
@@ -197,21 +198,23 @@ class Pages:
         return _download(await asyncio.to_thread(archive.sound_bytes, waveform, rate), "audio/wav", name)
 
     async def story(self, request: Request) -> Response:
-        tab, form = self._tab(request), request.query_params.get("form", "wav")
+        session, form = self._session(request), request.query_params.get("form", "wav")
         rate = self.service.bundle.sample_rate
         if form == "zip":
-            data = await asyncio.to_thread(archive.pack, tab.conversation, self.service.bundle)
+            data = await asyncio.to_thread(archive.pack, session.conversation, self.service.bundle)
             return _download(data, "application/zip", "tresse-story.zip")
         if form not in ("wav", "flac"):
             raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
-        data = await asyncio.to_thread(lambda: archive.sound_bytes(archive.whole(tab.conversation, rate), rate, form))
+        data = await asyncio.to_thread(
+            lambda: archive.sound_bytes(archive.whole(session.conversation, rate), rate, form)
+        )
         return _download(data, f"audio/{form}", f"tresse-story.{form}")
 
     async def plot(self, request: Request) -> Response:
-        found = plots(self.service.bundle).get(request.path_params["name"])
-        if found is None:
+        path = plots(self.service.bundle).get(request.path_params["name"])
+        if path is None:
             raise TresseError("there is no such plot: reload the page")
-        return FileResponse(found)
+        return FileResponse(path)
 
     async def benchmark(self, request: Request) -> Response:
         return JSONResponse(await asyncio.to_thread(self._benchmark.items))

@@ -23,19 +23,19 @@ Report = Callable[[str, "str | None"], None]
 that may be one that the bundle does not speak."""
 SURE = 0.8
 """Probability from which a foreign language is believed."""
-LOOKED_AT = 10.0
-"""s of speech that the language is told from."""
+LANGUAGE_SECONDS = 10.0
+"""s of speech that decide the language."""
 
 
-class Ears:
-    """One recogniser for everybody, and one thread that it works in; without a recogniser it hears nothing."""
+class Transcripts:
+    """One recogniser for everybody, and one thread that it works in; without a recogniser there are no transcripts."""
 
     def __init__(self, transcriber: Transcriber | None = None) -> None:
         self._transcriber = transcriber
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transcripts") if transcriber else None
 
     @classmethod
-    def open(cls, bundle: Bundle, asr: str | Path | None = None) -> Ears:
+    def open(cls, bundle: Bundle, asr: str | Path | None = None) -> Transcripts:
         """The bundle's recogniser, or another that `asr` names; none where there is none.
 
         Raises TresseError where the one that was named cannot be loaded.
@@ -49,21 +49,21 @@ class Ears:
     def __bool__(self) -> bool:
         return self._transcriber is not None
 
-    def listen(self, sample_rate: int, report: Report, language: str | None = None) -> Hearing | None:
-        """Push speech into what is returned; `report` is told what was understood. None where there are no ears."""
+    def listen(self, sample_rate: int, report: Report, language: str | None = None) -> LiveTranscript | None:
+        """Push speech into what is returned; `report` gets what was understood. None where there is no recogniser."""
         if self._transcriber is None or self._thread is None:
             return None
-        return Hearing(self._transcriber, self._thread, sample_rate, report, language)
+        return LiveTranscript(self._transcriber, self._thread, sample_rate, report, language)
 
     def write_down(self, waveform: np.ndarray, sample_rate: int, report: Report, language: str | None = None) -> None:
         """The same for speech that is complete: float32 [samples]."""
-        if hearing := self.listen(sample_rate, report, language):
-            hearing.push(waveform)
-            hearing.finish()
+        if transcript := self.listen(sample_rate, report, language):
+            transcript.push(waveform)
+            transcript.finish()
 
 
-class Hearing:
-    """One stretch of speech."""
+class LiveTranscript:
+    """The transcript of speech that is arriving: one prompt, or one reply."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Hearing:
         self._beginning: list[np.ndarray] = []
 
     def redirect(self, report: Report) -> None:
-        """Tell somebody else from now on, and at once what was understood before."""
+        """Report to `report` from now on, and at once what was understood before."""
         self._report = report
         if self._texts:
             report(self.text, self._language)
@@ -102,16 +102,16 @@ class Hearing:
 
     def _work(self, samples: np.ndarray, last: bool) -> None:
         try:
-            if self._asked and len(samples) and sum(map(len, self._beginning)) < LOOKED_AT * self._rate:
+            if self._asked and len(samples) and sum(map(len, self._beginning)) < LANGUAGE_SECONDS * self._rate:
                 self._beginning.append(samples)
-            found = self._stream.push(samples) if len(samples) else []
-            found += self._stream.finish() if last else []
-            for segment in found:
+            segments = self._stream.push(samples) if len(samples) else []
+            segments += self._stream.finish() if last else []
+            for segment in segments:
                 self._texts.append(segment.text)
                 self._language = segment.language
             if last and self._asked:
                 self._language = self._foreign() or self._language
-            if found or last:
+            if segments or last:
                 self._report(self.text, self._language)
         except Exception:  # a transcript is an extra: the conversation goes on without it
             log.exception("a transcript failed")

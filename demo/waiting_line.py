@@ -1,4 +1,4 @@
-"""The waiting line: so many replies are made at once; who comes later waits in the order of arrival, and is told where."""
+"""The waiting line: so many replies are made at once; who comes later waits in the order of arrival."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from slm.errors import TresseError
-from slm.scheduling import Cores
+from slm.scheduling import Scheduler
 
 ARRIVAL = 0.0
 """Everybody is due at the same time: who came first goes first."""
@@ -17,40 +17,40 @@ class Left(Exception):
     """Who waited did not want to any more."""
 
 
-class Line:
+class WaitingLine:
     """`places` at once, `longest` waiting."""
 
     def __init__(self, places: int, longest: int = 64) -> None:
         self.longest = longest
-        self._places = Cores(places)
+        self._scheduler = Scheduler(places)
 
     @property
     def busy(self) -> int:
         """Places in use."""
-        return self._places.busy
+        return self._scheduler.busy
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return self._places.waiting
+        return self._scheduler.waiting
 
     @contextlib.contextmanager
-    def wait(self, stop: threading.Event, tell: Callable[[int], None] = lambda position: None) -> Iterator[None]:
-        """Hold a place. tell: called with the position, 1 is next, as often as it changes.
+    def wait(self, stop: threading.Event, report: Callable[[int], None] = lambda position: None) -> Iterator[None]:
+        """Take a place. report: called with the position, 1 is next, as often as it changes.
 
         Raises Left where `stop` is set meanwhile, and TresseError where the line is too long.
         """
-        told = 0
+        reported = 0
 
-        def look(position: int) -> None:
-            nonlocal told
+        def waiting(position: int) -> None:
+            nonlocal reported
             if position > self.longest:
                 raise TresseError(f"{self.longest} people are waiting already: please try again in a minute")
-            if position != told:
-                tell(position)
-                told = position
+            if position != reported:
+                report(position)
+                reported = position
             if stop.is_set():
                 raise Left
 
-        with self._places.one(ARRIVAL, look):
+        with self._scheduler.core(ARRIVAL, waiting):
             yield

@@ -10,20 +10,21 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from slm.continuation import Prompt, Sentence, continue_prompt, fitting, hear, understand
-from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
+from slm.continuation import Prompt, Sentence, continue_prompt, fitting, understand
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.model import BUNDLES, load_model
 from slm.prompt_stream import PromptStream
-from slm.scheduling import Cores
+from slm.scheduling import Scheduler
+from slm.settings import ReplySettings
+from slm.speaking import Chunk, ReplySpeaker
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.units.hub import is_path
 from slm.voice_activity import RATE, speech_segments
@@ -31,11 +32,6 @@ from vocoder import Vocoder
 
 FORMAT = 1
 SHIPPED = BUNDLES / "braid"
-SENTENCE_PAUSE = 0.2
-"""s of silence between two sentences of a continuation, beside the sentences' own."""
-FIRST_SECONDS = 0.06
-"""s of sound with which a reply begins, at least: the next must be made meanwhile."""
-MAX_REPLY_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -45,37 +41,6 @@ class Example:
     path: Path
     language: str
     text: str
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """A piece of a continuation: float32 [samples] at the bundle's rate, the units it was spoken from (those new since the
-    chunk before), tokens generated so far, s since the prompt was given, and the prompt as it was heard.
-
-    sentence: int64 [N], for each unit the number of its sentence in the continuation, -1 in the pauses between them;
-    languages: of the sentences begun so far."""
-
-    audio: np.ndarray
-    units: Units
-    tokens: int
-    elapsed: float
-    prompt: Prompt
-    sentence: np.ndarray
-    languages: tuple[str, ...]
-
-
-def told(chunks: Iterable[Chunk]) -> list[Sentence]:
-    """The sentences of a continuation, as the story goes on from them."""
-    held = list(chunks)
-    if not held:
-        return []
-    units, number = Units.concatenate([c.units for c in held]), np.concatenate([c.sentence for c in held])
-    parts = [(units.ids[number == k], units.run_lengths[number == k]) for k in range(len(held[-1].languages))]
-    return [
-        Sentence(Units(ids, lengths, units.frame_rate), language)
-        for (ids, lengths), language in zip(parts, held[-1].languages, strict=True)
-        if len(ids)
-    ]
 
 
 class Bundle:
@@ -95,10 +60,10 @@ class Bundle:
         self.speakers: list[str] = list(self.vocoder.config.speakers)
         self._lock = threading.Lock()
         self._warm = False
-        self._cores = Cores(os.cpu_count() or 1)
-        unspoken = [language for language in self.languages if language not in self.vocabulary.tag_ids]
+        self._scheduler = Scheduler(os.cpu_count() or 1)
+        unknown = [language for language in self.languages if language not in self.vocabulary.tag_ids]
         sizes = {self.vocabulary.codebook_size, self.units.codebook_size, self.vocoder.config.codebook_size}
-        if unspoken or len(sizes) > 1 or self.vocoder.config.frame_rate != self.units.frame_rate:
+        if unknown or len(sizes) > 1 or self.vocoder.config.frame_rate != self.units.frame_rate:
             raise TresseError(f"the parts of the bundle {path} do not fit together: restore the bundle's files")
 
     @classmethod
@@ -167,7 +132,8 @@ class Bundle:
         sentence = Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)
         understand([sentence], self.engine, self.vocabulary)
         prompt = Prompt([sentence], self.languages[0], sentence.seconds)
-        for _ in self.speak(prompt, self.languages[0], Sampling(max_tokens=8, min_tokens=8), 1.0):
+        settings = ReplySettings((self.languages[0],), max_seconds=1.0)
+        for _ in self._speak(prompt, settings, Sampling(max_tokens=8, min_tokens=8), time.perf_counter()):
             pass
         self._warm = True
 
@@ -175,67 +141,51 @@ class Bundle:
         self,
         waveform: np.ndarray,
         sample_rate: int,
-        to: str | Sequence[str],
+        to: str | Sequence[str] | ReplySettings,
         *,
-        seed: int = 0,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
-        max_seconds: float = MAX_SECONDS,
-        speaker: str | None = None,
         before: Iterable[Sentence] = (),
+        **options: Any,
     ) -> Iterator[Chunk]:
-        """Go on with the story spoken in float32 [samples], in language `to`; yields Chunks as they are ready.
+        """Go on with the story spoken in float32 [samples]; yields Chunks as they are ready.
 
-        to: a language, or several that take turns sentence by sentence. before: the story so far; where the prompt is
-        not familiar (see `Prompt`), the continuation goes on from that alone. The same arguments give the same
-        continuation. Closing the iterator ends the generation. Raises TresseError for a prompt without speech, too short
-        or too long, an unknown language or speaker, or settings out of range.
+        to: a language, several that take turns sentence by sentence, or all `ReplySettings`; options: the other fields of
+        these (seed, temperature, top_p, max_seconds, speaker). before: the story so far; where the prompt is out of
+        domain (see `Prompt`), the continuation goes on from that alone. The same arguments give the same continuation.
+        Closing the iterator ends the generation. Raises TresseError for a prompt without speech, too short or too long,
+        an unknown language or speaker, or settings out of range.
         """
         started = time.perf_counter()
-        self.check_settings(to, temperature, top_p, max_seconds, speaker)
-        yield from self.reply(
-            self.prompt(waveform, sample_rate, before),
-            to,
-            seed=seed,
-            temperature=temperature,
-            top_p=top_p,
-            max_seconds=max_seconds,
-            speaker=speaker,
-            started=started,
-        )
+        if isinstance(to, ReplySettings):
+            settings = replace(to, **options)
+        else:
+            settings = ReplySettings((to,) if isinstance(to, str) else tuple(to), **options)
+        settings.check(self.languages, self.speakers)
+        yield from self.reply(self.prompt(waveform, sample_rate, before), settings, started)
 
     def prompt(self, waveform: np.ndarray, sample_rate: int, before: Iterable[Sentence] = ()) -> Prompt:
-        """What was said in float32 [samples], in which language, and whether the model can make it out. before: the story
-        so far. Raises TresseError as `hear` does."""
-        sentences, seconds = hear(waveform, sample_rate, self.units, self.max_prompt_seconds)
-        return self.understand(sentences, seconds, before)
+        """What was said in float32 [samples], in which language, and whether it is in domain. before: the story so far.
+
+        Raises TresseError where it is too short, too long, not finite, or holds no speech.
+        """
+        return self.prompt_stream(sample_rate).read(waveform, before)
 
     def prompt_stream(self, sample_rate: int) -> PromptStream:
-        """A prompt that is still being spoken: push samples as they come; `understand` what `finish` returns."""
-        return PromptStream(self.units, sample_rate, self.max_prompt_seconds)
+        """A prompt that is still being spoken: push samples at `sample_rate` Hz as they come, then `finish`."""
+        return PromptStream(
+            self.units,
+            sample_rate,
+            self.max_prompt_seconds,
+            lambda sentences, before: understand(sentences, self.engine, self.vocabulary, before),
+        )
 
-    def understand(self, sentences: list[Units], seconds: float, before: Iterable[Sentence] = ()) -> Prompt:
-        """Sentences of units, heard in so many s, with their language and whether the model can make them out."""
-        told = tuple(before)
-        language, familiar = understand(sentences, self.engine, self.vocabulary, told)
-        return Prompt(sentences, language, seconds, told, familiar)
+    def reply(self, prompt: Prompt, settings: ReplySettings, started: float | None = None) -> Iterator[Chunk]:
+        """`continue_speech` for a prompt that was understood already; `started`: time.perf_counter() when it was given.
 
-    def reply(
-        self,
-        prompt: Prompt,
-        to: str | Sequence[str],
-        *,
-        seed: int = 0,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
-        max_seconds: float = MAX_SECONDS,
-        speaker: str | None = None,
-        started: float | None = None,
-    ) -> Iterator[Chunk]:
-        """`continue_speech` for a prompt that was heard already; `started`: time.perf_counter() when it was given."""
-        self.check_settings(to, temperature, top_p, max_seconds, speaker)
-        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed, max_tokens=self._max_tokens(max_seconds))
-        yield from self.speak(prompt, to, sampling, max_seconds, speaker, started)
+        Raises TresseError for settings that the bundle does not allow.
+        """
+        settings.check(self.languages, self.speakers)
+        sampling = Sampling.for_reply(settings, self._max_tokens(settings.max_seconds))
+        yield from self._speak(prompt, settings, sampling, time.perf_counter() if started is None else started)
 
     def context_use(self, story: Sequence[Sentence], max_seconds: float) -> tuple[int, int, int]:
         """Tokens of a story that a further reply looks back on, how many it could, and how many of the oldest sentences
@@ -244,73 +194,13 @@ class Bundle:
         kept = fitting(story, self.vocabulary, limit - 2)
         return sum(len(tokens) for tokens in kept), limit, len(story) - len(kept)
 
-    def speak(
-        self,
-        prompt: Prompt,
-        to: str | Sequence[str],
-        sampling: Sampling,
-        max_seconds: float,
-        speaker: str | None = None,
-        started: float | None = None,
-    ) -> Iterator[Chunk]:
-        """`reply`, with all that can be set."""
-        started = time.perf_counter() if started is None else started
-        stream = self.vocoder.stream(speaker)
-        rate = self.units.frame_rate
-        limit = int(max_seconds * self.sample_rate)
-        samples, tokens, pending = 0, 0, Units.empty(rate)
-        audio = np.zeros(0, np.float32)
-        due = started  # when its sound runs out: who has none yet is late
-        languages: list[str] = []
-        owners: list[np.ndarray] = []
-        pause, begins = np.array([max(1, round(SENTENCE_PAUSE * rate))]), True
-
-        def chunk(audio: np.ndarray) -> Chunk:
-            owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
-            elapsed = time.perf_counter() - started
-            return Chunk(audio, pending, tokens, elapsed, prompt, owner, tuple(languages))
-
-        for step in continue_prompt(prompt, to, self.engine, self.vocabulary, sampling, self.context):
-            tokens += 1
-            if step.boundary or not languages:
-                languages.append(step.language)
-            ids, lengths = (np.array([self.silence]), pause) if step.boundary else (step.unit_ids, None)
-            if not collapses(self.units):  # a unit is a frame
-                ids = np.repeat(ids, pause[0]) if step.boundary else ids
-                lengths = np.ones_like(ids)
-            with self._cores.one(due):
-                made = stream.push(ids, lengths, language=step.language, begins=begins)
-            audio = np.concatenate([audio, made])
-            begins = step.boundary
-            pending = Units.concatenate([pending, Units(ids, stream.run_lengths, rate)])
-            owners.append(np.full(len(ids), -1 if step.boundary else len(languages) - 1))
-            if len(audio) > (0 if samples else FIRST_SECONDS * self.sample_rate):
-                if samples + len(audio) >= limit:
-                    yield chunk(_fade_out(audio[: limit - samples], self.sample_rate))
-                    return
-                due = (due if samples else time.perf_counter()) + len(audio) / self.sample_rate
-                samples += len(audio)
-                yield chunk(audio)
-                audio, pending, owners = audio[:0], Units.empty(rate), []
-        audio = np.concatenate([audio, stream.flush()])[: limit - samples]
-        if len(audio):
-            yield chunk(audio)
-
-    def check_settings(
-        self, to: str | Sequence[str], temperature: float, top_p: float, max_seconds: float, speaker: str | None
-    ) -> None:
-        """Raises TresseError, naming what is allowed, where a setting is not."""
-        for language in [to] if isinstance(to, str) else to:
-            if language not in self.languages:
-                raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(self.languages)}")
-        if not 0 <= temperature <= 5:
-            raise TresseError(f"temperature must lie between 0 and 5, not {temperature}")
-        if not 0 < top_p <= 1:
-            raise TresseError(f"top-p must lie between 0 (excluded) and 1, not {top_p}")
-        if not 0.5 <= max_seconds <= MAX_REPLY_SECONDS:
-            raise TresseError(f"max-seconds must lie between 0.5 and {MAX_REPLY_SECONDS:g}, not {max_seconds}")
-        if speaker is not None and speaker not in self.speakers:
-            raise TresseError(f"unknown speaker {speaker!r}: choose one of {', '.join(self.speakers)}")
+    def _speak(self, prompt: Prompt, settings: ReplySettings, sampling: Sampling, started: float) -> Iterator[Chunk]:
+        speaker = ReplySpeaker(
+            self.sample_rate, self.units.frame_rate, self.silence, collapses(self.units), self._scheduler
+        )
+        steps = continue_prompt(prompt, settings.languages, self.engine, self.vocabulary, sampling, self.context)
+        voice = self.vocoder.stream(settings.speaker)
+        return speaker.speak(steps, voice, prompt, settings.max_seconds, started)
 
     def _max_tokens(self, max_seconds: float) -> int:
         """Tokens that surely suffice for so many seconds, but leave half of the context to the prompt."""
@@ -360,10 +250,3 @@ def choose_device(device: str) -> str:
     except RuntimeError as error:
         raise TresseError(f"this machine has no device {device}: use --device cpu or auto") from error
     return device
-
-
-def _fade_out(audio: np.ndarray, sample_rate: int) -> np.ndarray:
-    count = min(len(audio), sample_rate // 50)
-    audio = audio.copy()
-    audio[len(audio) - count :] *= np.linspace(1, 0, count, dtype=np.float32)
-    return audio

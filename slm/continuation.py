@@ -1,23 +1,21 @@
 """Prompt -> continuation: what happens between somebody's last word and the model's first.
 
-waveform -> units -> sentences (cut at pauses) -> tokens with language tags -> sampled tokens -> units. Turning these into
-sound is the bundle's business, which alone knows the vocoder.
+Sentences of units -> tokens with language tags -> sampled tokens -> units. `slm.prompt_stream` makes the sentences of a
+recording, `slm.speaking` makes sound of the units.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
-from slm.audio import check_waveform, resample
 from slm.engines import Engine, Sampling
 from slm.errors import TresseError
-from slm.units import UnitEncoder, Units, UnitVocabulary, collapses
-from slm.voice_activity import speech_segments
+from slm.units import Units, UnitVocabulary
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,14 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model was told: sentences of units, all in one language, and the length of the recording in s; `before`:
-    the story so far, where this is not its beginning; `familiar`: whether the model can make them out, see `understand`."""
+    """What was said: sentences of units, all in one language, and the length of the recording in s; `before`: the story
+    so far, where this is not its beginning; `in_domain`: whether it is like what the model learnt, see `understand`."""
 
     sentences: list[Units]
     language: str
     seconds: float
     before: tuple[Sentence, ...] = ()
-    familiar: bool = True
+    in_domain: bool = True
 
     @property
     def said(self) -> tuple[Sentence, ...]:
@@ -45,14 +43,14 @@ class Prompt:
         return tuple(Sentence(units, self.language) for units in self.sentences)
 
     @property
-    def told(self) -> tuple[Sentence, ...]:
-        """What it adds to the story: nothing where the model could not make it out."""
-        return self.said if self.familiar else ()
+    def added(self) -> tuple[Sentence, ...]:
+        """The sentences it adds to the story: none where it is out of domain."""
+        return self.said if self.in_domain else ()
 
     @property
     def story(self) -> tuple[Sentence, ...]:
         """What the model goes on from."""
-        return (*self.before, *self.told)
+        return (*self.before, *self.added)
 
 
 @dataclass(frozen=True)
@@ -66,32 +64,6 @@ class Step:
     language: str
 
 
-def hear(waveform: np.ndarray, sample_rate: int, encoder: UnitEncoder, max_seconds: float) -> tuple[list[Units], float]:
-    """float32 [samples] -> the prompt's sentences as units, and its length in s.
-
-    Raises TresseError where it is too short, too long, not finite, or holds no speech.
-    """
-    waveform = check_waveform(waveform, sample_rate, max_seconds)
-    resampled = resample(waveform, sample_rate, encoder.sample_rate)
-    frames = encoder.encode(resampled, encoder.sample_rate).frames()
-    return cut(speech_segments(resampled, encoder.sample_rate), frames, encoder), len(waveform) / sample_rate
-
-
-def cut(speech: Iterable[tuple[float, float]], frames: np.ndarray, encoder: UnitEncoder) -> list[Units]:
-    """The sentences of a recording whose units are `frames` int64 [T]: its stretches of speech, (start, end) in s.
-
-    Raises TresseError where there is no speech.
-    """
-    sentences = []
-    for start, end in speech:
-        part = frames[int(start * encoder.frame_rate) : max(1, round(end * encoder.frame_rate))]
-        if len(part):
-            sentences.append(Units.from_frames(part, encoder.frame_rate, collapses(encoder)))
-    if not sentences:
-        raise TresseError("no speech found in the prompt: speak closer to the microphone, or choose another recording")
-    return sentences
-
-
 LOOK_BACK = 128
 """Tokens of the story so far that a further prompt is understood with."""
 
@@ -99,17 +71,17 @@ LOOK_BACK = 128
 def understand(
     sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary, before: Sequence[Sentence] = ()
 ) -> tuple[str, bool]:
-    """The language whose tag makes the sentences likeliest under the language model, and whether they are familiar in it:
-    likelier, token for token, than tokens drawn blindly, of which each has the likelihood 1 / `len(vocabulary)`.
+    """The language whose tag makes the sentences likeliest under the language model, and whether they are in domain in it:
+    likelier, token for token, than tokens drawn uniformly, of which each has the likelihood 1 / `len(vocabulary)`.
 
-    before: the story so far, whose last sentences tell what to expect. Unfamiliar are voices, noises and words far from
-    all that the model was trained on. Going on from them it imitates them, in sounds that are no words; so
-    `Prompt.story` leaves them out.
+    before: the story so far, whose last sentences say what to expect. Out of domain are voices, noises and words far from
+    all that the model was trained on. It would go on from them in sounds that are no words, so `Prompt.story` leaves
+    them out.
     """
     lead = [token for tokens in fitting(before, vocabulary, LOOK_BACK) for token in tokens]
-    told = [vocabulary.sequence((language, one.ids) for one in sentences) for language in vocabulary.languages]
-    found = engine.score([[tokens[0], *lead, *tokens[1:]] for tokens in told])
-    scores = [logs[len(lead) + 1 :] for logs in found]  # of the sentences, without the first tag's own likelihood
+    spoken = [vocabulary.sequence((language, units.ids) for units in sentences) for language in vocabulary.languages]
+    likelihoods = engine.score([[tokens[0], *lead, *tokens[1:]] for tokens in spoken])
+    scores = [logs[len(lead) + 1 :] for logs in likelihoods]  # of the sentences, without the first tag's own likelihood
     best = int(np.argmax([logs.sum() for logs in scores]))
     return vocabulary.languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
 
@@ -145,7 +117,7 @@ def continue_prompt(
 ) -> Iterator[Step]:
     """Sample the continuation of a prompt token by token, until the story ends.
 
-    to: a language, in which every further sentence is told; or several, which take turns sentence by sentence. The tags
+    to: a language, in which every further sentence is; or several, which take turns sentence by sentence. The tags
     of languages whose turn it is not are banned.
     """
     languages = [to] if isinstance(to, str) else list(to)

@@ -18,9 +18,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
 from slm.model import reading_model
+from slm.settings import TEMPERATURE, TOP_P, ReplySettings
 from slm.units.vocabulary import UnitVocabulary
 
 AHEAD = 8
@@ -39,6 +39,11 @@ class Sampling:
     min_tokens: int = 4
     seed: int = 0
     banned: tuple[int, ...] = ()
+
+    @classmethod
+    def for_reply(cls, settings: ReplySettings, max_tokens: int) -> Sampling:
+        """What the settings of a reply say about drawing, for so many tokens at most."""
+        return cls(settings.temperature, settings.top_p, seed=settings.seed, max_tokens=max_tokens)
 
 
 class Engine(Protocol):

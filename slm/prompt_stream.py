@@ -1,24 +1,33 @@
-"""A prompt that is still being spoken: its units are made as it arrives, so that little is left to do when it ends.
+"""From recorded speech to a `Prompt`, at once or while it is still being spoken; then little is left to do at its end.
 
-The same samples in chunks of any size give the sentences that `slm.continuation.hear` gives for all of them at once.
+The same samples, in chunks of any size or all at once, give the same prompt.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import numpy as np
 
-from slm.audio import ResampleStream, check_waveform
-from slm.continuation import cut
+from slm.audio import ResampleStream, check_waveform, resample
+from slm.continuation import Prompt, Sentence
 from slm.errors import TresseError
-from slm.units import UnitEncoder, Units
-from slm.voice_activity import SpeechStream
+from slm.units import UnitEncoder, Units, collapses
+from slm.voice_activity import SpeechStream, speech_segments
+
+Understand = Callable[[Sequence[Units], Sequence[Sentence]], tuple[str, bool]]
+"""Sentences of a prompt and the story before it -> its language, and whether it is in domain; `continuation.understand`."""
 
 
 class PromptStream:
-    """Push float32 [n] at `sample_rate` Hz as they come, then `finish`. `frames` units are certain already."""
+    """Push float32 [n] at `sample_rate` Hz as they come, then `finish`; or `read` a whole recording.
 
-    def __init__(self, encoder: UnitEncoder, sample_rate: int, max_seconds: float) -> None:
+    max_seconds: s of a prompt, at most. understand: called at the end.
+    """
+
+    def __init__(self, encoder: UnitEncoder, sample_rate: int, max_seconds: float, understand: Understand) -> None:
         self.encoder, self.sample_rate, self.max_seconds = encoder, sample_rate, max_seconds
+        self._understand = understand
         self._resample = ResampleStream(sample_rate, encoder.sample_rate)
         self._stream = encoder.stream()
         self._speech = SpeechStream(encoder.sample_rate)
@@ -42,17 +51,45 @@ class PromptStream:
         self._samples += len(samples)
         if self.seconds > self.max_seconds:
             raise TresseError(f"the prompt is longer than {self.max_seconds:.0f} s: say less at once")
-        return self._hear(self._resample.push(self._parts[-1]))
+        return self._encode(self._resample.push(self._parts[-1]))
 
-    def finish(self) -> tuple[list[Units], float]:
-        """Its sentences as units and its length in s. Raises TresseError as `hear` does."""
+    def finish(self, before: Iterable[Sentence] = ()) -> Prompt:
+        """The prompt. before: the story so far. Raises TresseError as `read` does."""
         check_waveform(self.waveform, self.sample_rate, self.max_seconds)
-        self._hear(self._resample.flush())
+        self._encode(self._resample.flush())
         self._frames.append(self._stream.flush())
-        return cut(self._speech.finish(), np.concatenate(self._frames), self.encoder), self.seconds
+        return self._prompt(self._speech.finish(), np.concatenate(self._frames), self.seconds, before)
 
-    def _hear(self, resampled: np.ndarray) -> np.ndarray:
+    def read(self, waveform: np.ndarray, before: Iterable[Sentence] = ()) -> Prompt:
+        """`push` all of a recording, float32 [samples], and `finish`; quicker, as the encoder gets it whole.
+
+        Raises TresseError where it is too short, too long, not finite, or holds no speech.
+        """
+        waveform = check_waveform(waveform, self.sample_rate, self.max_seconds)
+        resampled = resample(waveform, self.sample_rate, self.encoder.sample_rate)
+        frames = self.encoder.encode(resampled, self.encoder.sample_rate).frames()
+        speech = speech_segments(resampled, self.encoder.sample_rate)
+        return self._prompt(speech, frames, len(waveform) / self.sample_rate, before)
+
+    def _encode(self, resampled: np.ndarray) -> np.ndarray:
         """Samples at the encoder's rate -> the frames that are now certain."""
         self._speech.push(resampled)
         self._frames.append(self._stream.push(resampled))
         return self._frames[-1]
+
+    def _prompt(
+        self, speech: Iterable[tuple[float, float]], frames: np.ndarray, seconds: float, before: Iterable[Sentence]
+    ) -> Prompt:
+        """Stretches of speech, (start, end) in s, and the recording's units, frames int64 [T] -> the prompt."""
+        rate, sentences = self.encoder.frame_rate, []
+        for start, end in speech:
+            part = frames[int(start * rate) : max(1, round(end * rate))]
+            if len(part):
+                sentences.append(Units.from_frames(part, rate, collapses(self.encoder)))
+        if not sentences:
+            raise TresseError(
+                "no speech found in the prompt: speak closer to the microphone, or choose another recording"
+            )
+        story = tuple(before)
+        language, in_domain = self._understand(sentences, story)
+        return Prompt(sentences, language, seconds, story, in_domain)

@@ -1,4 +1,4 @@
-"""Whose turn it is where more wants to be done at once than there are cores, or places."""
+"""Whose turn it is where more is to be done at once than there are cores, or seats."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LOOK = 0.1
-"""s between two looks of somebody who waits."""
+POLL = 0.1
+"""s between two calls of `waiting` for somebody who waits."""
 
 
-class Cores:
-    """`count` pieces of work at a time. Of those that wait, the one that is due first goes first: the reply that would
-    be the first to run out of sound. What is due at the same time goes in the order of arrival."""
+class Scheduler:
+    """`count` pieces of work at a time, each on a core. Of those that wait, the one that is due first goes first: the
+    reply that would be the first to run out of sound. What is due at the same time goes in the order of arrival."""
 
     def __init__(self, count: int) -> None:
         self.busy = 0
-        """How many are held."""
+        """Cores in use."""
         self._count = count
         self._waiting: list[tuple[float, int]] = []
         self._changed = threading.Condition()
@@ -30,20 +30,20 @@ class Cores:
         return len(self._waiting)
 
     @contextmanager
-    def one(self, due: float, look: Callable[[int], None] | None = None) -> Iterator[None]:
-        """Hold a core; due: time.perf_counter() until when the work should be done.
+    def core(self, due: float, waiting: Callable[[int], None] | None = None) -> Iterator[None]:
+        """Use a core; due: time.perf_counter() until when the work should be done.
 
-        look: called with the place in line, 1 is next, again and again while there is none free; what it raises ends the
-        waiting.
+        waiting: called with the position in the line, 1 is next, again and again while no core is free; what it raises
+        ends the waiting.
         """
         with self._changed:
             ticket = (due, next(self._number))
             bisect.insort(self._waiting, ticket)
             try:
                 while self.busy == self._count or self._waiting[0] != ticket:
-                    if look is not None:
-                        look(self._waiting.index(ticket) + 1)
-                    self._changed.wait(None if look is None else LOOK)
+                    if waiting is not None:
+                        waiting(self._waiting.index(ticket) + 1)
+                    self._changed.wait(None if waiting is None else POLL)
                 self.busy += 1
             finally:
                 self._waiting.remove(ticket)

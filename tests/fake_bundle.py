@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from slm.audio import check_waveform, write_wav
-from slm.bundle import Chunk
 from slm.continuation import Prompt, Sentence
-from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
+from slm.settings import ReplySettings
+from slm.speaking import Chunk
 from slm.units.sequence import Units
 
 
@@ -33,8 +33,8 @@ class FakeExample:
 
 RATE = 16000
 FRAME_RATE = 50.0
-UNFAMILIAR = 600.0
-"""Hz from which on a prompt is unfamiliar."""
+OUT_OF_DOMAIN = 600.0
+"""Hz from which on a prompt is out of domain."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class FakePrompt(Prompt):
 class FakePromptStream:
     """A unit every 20 ms, whatever is said."""
 
-    def __init__(self, sample_rate: int, max_seconds: float) -> None:
-        self.sample_rate, self.max_seconds = sample_rate, max_seconds
+    def __init__(self, sample_rate: int, max_seconds: float, languages: Sequence[str]) -> None:
+        self.sample_rate, self.max_seconds, self.languages = sample_rate, max_seconds, languages
         self._parts: list[np.ndarray] = [np.zeros(0, np.float32)]
 
     @property
@@ -61,9 +61,14 @@ class FakePromptStream:
             raise TresseError(f"the prompt is longer than {self.max_seconds:.0f} s: say less at once")
         return np.arange(len(samples) * 50 // self.sample_rate)
 
-    def finish(self) -> tuple[list[Units], float]:
+    def finish(self, before: Sequence[Sentence] = ()) -> Prompt:
+        """High voices speak the last language, low ones the first; very high ones are out of domain."""
         waveform = check_waveform(self.waveform, self.sample_rate, self.max_seconds)
-        return [fake_units(waveform, self.sample_rate)], len(waveform) / self.sample_rate
+        units = fake_units(waveform, self.sample_rate)
+        pitch = 10.0 * int(units.ids[0])
+        language = self.languages[0 if pitch < 190 else -1]
+        seconds = len(waveform) / self.sample_rate
+        return FakePrompt([units], language, seconds, tuple(before), pitch < OUT_OF_DOMAIN, pitch)
 
 
 def fake_units(waveform: np.ndarray, sample_rate: int) -> Units:
@@ -122,48 +127,25 @@ class FakeBundle:
     def warm_up(self) -> None:
         """Nothing is loaded lazily here."""
 
-    def check_settings(
-        self, to: str | Sequence[str], temperature: float, top_p: float, max_seconds: float, speaker: str | None
-    ) -> None:
-        for language in [to] if isinstance(to, str) else to:
-            if language not in self.languages:
-                raise TresseError(f"unknown language {language}: choose one of {', '.join(self.languages)}")
-
     def context_use(self, story: Sequence[Sentence], max_seconds: float) -> tuple[int, int, int]:
         """Ten tokens a sentence."""
         kept = min(len(story), self.context // 20)
         return 10 * kept, self.context // 2, len(story) - kept
 
     def prompt_stream(self, sample_rate: int) -> FakePromptStream:
-        return FakePromptStream(sample_rate, self.max_prompt_seconds)
+        return FakePromptStream(sample_rate, self.max_prompt_seconds, self.languages)
 
     def prompt(self, waveform: np.ndarray, sample_rate: int, before: Sequence[Sentence] = ()) -> Prompt:
         stream = self.prompt_stream(sample_rate)
         stream.push(waveform)
-        return self.understand(*stream.finish(), before)
+        return stream.finish(before)
 
-    def understand(self, sentences: list[Units], seconds: float, before: Sequence[Sentence] = ()) -> Prompt:
-        """High voices speak the last language, low ones the first; very high ones nobody can make out."""
-        pitch = 10.0 * int(sentences[0].ids[0])
-        language = self.languages[0 if pitch < 190 else -1]
-        return FakePrompt(sentences, language, seconds, tuple(before), pitch < UNFAMILIAR, pitch)
-
-    def reply(
-        self,
-        prompt: Prompt,
-        to: str | Sequence[str],
-        *,
-        seed: int = 0,
-        temperature: float = TEMPERATURE,
-        top_p: float = TOP_P,
-        max_seconds: float = MAX_SECONDS,
-        speaker: str | None = None,
-    ) -> Iterator[Chunk]:
+    def reply(self, prompt: Prompt, settings: ReplySettings) -> Iterator[Chunk]:
         began = time.monotonic()
-        languages = [to] if isinstance(to, str) else list(to)
-        self.check_settings(languages, temperature, top_p, max_seconds, speaker)
+        settings.check(self.languages, self.speakers)
+        languages = settings.languages
         pitch = 10.0 * int(prompt.sentences[0].ids[0])
-        audio = buzz(pitch, min(max_seconds, self.reply_seconds), self.sample_rate)
+        audio = buzz(pitch, min(settings.max_seconds, self.reply_seconds), self.sample_rate)
         step = int(self.chunk_seconds * self.sample_rate)
         done = False
         with self._lock:

@@ -17,9 +17,9 @@ import numpy as np
 class Talker:
     """An open page. `messages`: all that the server said, with the s since the page was opened under "at"."""
 
-    def __init__(self, url: str, tab: str | None = None) -> None:
+    def __init__(self, url: str, session: str | None = None) -> None:
         self.url = f"{url.rstrip('/')}/tresse/"
-        self.tab, self.page = tab or secrets.token_hex(16), secrets.token_hex(4)
+        self.session, self.page = session or secrets.token_hex(16), secrets.token_hex(4)
         self.messages: list[dict[str, Any]] = []
         self.sound: dict[tuple[int, int], list[tuple[float, np.ndarray]]] = {}
         self._changed = threading.Condition()
@@ -31,20 +31,20 @@ class Talker:
         self.wait("hello")
 
     def _params(self, **values: Any) -> dict[str, Any]:
-        return {"tab": self.tab, **values}
+        return {"session": self.session, **values}
 
     def _listen(self) -> None:
-        held = b""
+        received = b""
         with httpx.stream("GET", f"{self.url}listen", params=self._params(page=self.page), timeout=60) as response:
             for part in response.iter_raw():
-                held += part
-                while len(held) >= 8:
-                    text, sound = struct.unpack("<II", held[:8])
-                    if len(held) < 8 + text + sound:
+                received += part
+                while len(received) >= 8:
+                    text, sound = struct.unpack("<II", received[:8])
+                    if len(received) < 8 + text + sound:
                         break
                     if text:
-                        self._take(json.loads(held[8 : 8 + text]), held[8 + text : 8 + text + sound])
-                    held = held[8 + text + sound :]
+                        self._take(json.loads(received[8 : 8 + text]), received[8 + text : 8 + text + sound])
+                    received = received[8 + text + sound :]
                 if self._leaving:
                     return
 
@@ -85,7 +85,7 @@ class Talker:
             time.sleep(0.01)
 
     def used(self) -> int:
-        """Tokens of the context in use, as last told."""
+        """Tokens of the context in use, as last reported."""
         return int(self.of("context")[-1]["used"])
 
     def turn(self, action: Callable[[], Any]) -> None:

@@ -170,7 +170,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = Settings("fr", max_seconds=1.0)
     for _ in range(2):
         turn = Turn(waveform, rate, bundle.prompt(waveform, rate, story.story), settings)
-        speaking = Speaking(bundle, turn.prompt, ("fr",), settings, threading.Event())
+        speaking = Speaking(bundle, turn.prompt, settings.reply(("fr",)), threading.Event())
         assert list(speaking)
         assert speaking.reply is not None
         turn.replies.append(speaking.reply)

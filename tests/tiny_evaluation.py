@@ -67,7 +67,7 @@ class TinyBundle:
     ) -> Iterator[Any]:
         self.continued += 1
         pitch = 100 + 10 * self.languages.index(to) + 100 * temperature
-        prompt = SimpleNamespace(familiar=to == "en")
+        prompt = SimpleNamespace(in_domain=to == "en")
         yield SimpleNamespace(audio=buzz(pitch, 0.5, self.sample_rate), tokens=5, prompt=prompt)
 
 

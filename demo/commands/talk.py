@@ -21,11 +21,11 @@ from demo.commands.options import (
     TopPOption,
     no_telemetry,
 )
-from slm.defaults import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.errors import TresseError
+from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P, ReplySettings
 
-UNFAMILIAR = (
-    "the model cannot make this prompt out, so the continuation does not follow from it: "
+OUT_OF_DOMAIN = (
+    "this prompt is out of domain, so the continuation does not follow from it: "
     "take a voice and a story like those that the bundle was trained on"
 )
 
@@ -77,22 +77,16 @@ def continue_command(
     from demo.record import continue_archive, continue_file
     from slm.bundle import Bundle
 
-    settings = {
-        "seed": seed,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_seconds": max_seconds,
-        "speaker": speaker,
-    }
     if prompt.suffix.lower() != ".zip" and to is None:
         raise TresseError("say in which language to go on: --to LANG")
-    held = Bundle.load(bundle, device)
+    loaded = Bundle.load(bundle, device)
     if to is None or prompt.suffix.lower() == ".zip":
-        report = continue_archive(held, prompt, out, turn, part)
+        report = continue_archive(loaded, prompt, out, turn, part)
     else:
-        report = continue_file(held, prompt, to, out, **settings)
-    if not report["prompt_familiar"]:
-        print(f"tresse: {UNFAMILIAR}", file=sys.stderr)
+        settings = ReplySettings((to,), seed, temperature, top_p, max_seconds, speaker)
+        report = continue_file(loaded, prompt, out, settings)
+    if not report["prompt_in_domain"]:
+        print(f"tresse: {OUT_OF_DOMAIN}", file=sys.stderr)
     if as_json:
         print(json.dumps(report))
     else:
@@ -121,19 +115,13 @@ def record_command(
     from demo.record import record_folder
     from slm.bundle import Bundle
 
-    settings = {
-        "seed": seed,
-        "temperature": temperature,
-        "top_p": top_p,
-        "max_seconds": max_seconds,
-        "speaker": speaker,
-    }
-    done, failed, unfamiliar = record_folder(Bundle.load(bundle, device), prompts, to, out, **settings)
+    settings = ReplySettings((), seed, temperature, top_p, max_seconds, speaker)
+    done, failed, out_of_domain = record_folder(Bundle.load(bundle, device), prompts, to, out, settings)
     print(
         f"{out}: {done} continuations"
-        + (f", {unfamiliar} of prompts that the model cannot make out" if unfamiliar else "")
+        + (f", {out_of_domain} of prompts that are out of domain" if out_of_domain else "")
         + (f", {failed} prompts could not be used" if failed else "")
-        + (" (see manifest.jsonl)" if failed or unfamiliar else "")
+        + (" (see manifest.jsonl)" if failed or out_of_domain else "")
     )
 
 

@@ -10,14 +10,14 @@ export class Link {
     this.onMessage = onMessage;
     this.onProblem = onProblem;
     this.page = hex(8);
-    this.tab = sessionStorage.getItem("tresse-tab") ?? hex(16);
+    this.session = sessionStorage.getItem("tresse-session") ?? hex(16);
     this.pieces = []; // sound that waits for the request before it
     this.sending = null;
   }
 
   url(path, values = {}) {
     const url = new URL(path, this.base);
-    for (const [key, value] of Object.entries({ tab: this.tab, ...values })) url.searchParams.set(key, value);
+    for (const [key, value] of Object.entries({ session: this.session, ...values })) url.searchParams.set(key, value);
     return url;
   }
 
@@ -26,11 +26,11 @@ export class Link {
       try {
         const response = await fetch(this.url("listen", { page: this.page }), { cache: "no-store" });
         if (response.ok) {
-          sessionStorage.setItem("tresse-tab", this.tab);
+          sessionStorage.setItem("tresse-session", this.session);
           tries = 0;
           await this.read(response.body.getReader());
         } else if (tries > 1) {
-          this.tab = hex(16); // a duplicated tab: it gets a story of its own
+          this.session = hex(16); // a duplicated tab: it gets a story of its own
         }
       } catch {
         // the server is away: try again below
@@ -41,23 +41,23 @@ export class Link {
   }
 
   async read(reader) {
-    let held = new Uint8Array(0);
+    let bytes = new Uint8Array(0);
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const joined = new Uint8Array(held.length + value.length);
-      joined.set(held);
-      joined.set(value, held.length);
-      held = joined;
-      while (held.length >= 8) {
-        const view = new DataView(held.buffer, held.byteOffset);
+      const joined = new Uint8Array(bytes.length + value.length);
+      joined.set(bytes);
+      joined.set(value, bytes.length);
+      bytes = joined;
+      while (bytes.length >= 8) {
+        const view = new DataView(bytes.buffer, bytes.byteOffset);
         const [text, sound] = [view.getUint32(0, true), view.getUint32(4, true)];
-        if (held.length < 8 + text + sound) break;
+        if (bytes.length < 8 + text + sound) break;
         if (text) {
-          const message = JSON.parse(new TextDecoder().decode(held.subarray(8, 8 + text)));
-          this.onMessage(message, held.slice(8 + text, 8 + text + sound));
+          const message = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + text)));
+          this.onMessage(message, bytes.slice(8 + text, 8 + text + sound));
         }
-        held = held.slice(8 + text + sound);
+        bytes = bytes.slice(8 + text + sound);
       }
     }
   }

@@ -7,7 +7,7 @@ import { Braid } from "./braid.js";
 import { Link } from "./link.js";
 import { Microphone } from "./microphone.js";
 import { Player } from "./player.js";
-import { keptPage } from "./recordings.js";
+import { recordingsPage } from "./recordings.js";
 import { resultsPage } from "./results.js";
 import { Controls } from "./settings.js";
 import { Story } from "./story.js";
@@ -106,7 +106,7 @@ export async function start(element, props) {
       working = true;
       queue = 0;
       story.heard(m);
-      if (!m.familiar) $(".beginnings").open = true;
+      if (!m.in_domain) $(".beginnings").open = true;
     } else if (m.type === "queue") queue = m.position;
     else if (m.type === "speaking") {
       queue = 0;
@@ -323,8 +323,8 @@ export async function start(element, props) {
   // ---- pages and languages ------------------------------------------------------------------------------------------
 
   const tabs = [...root.querySelectorAll("[role=tab]")];
-  const pages = { "tab-results": resultsPage($("#panel-results"), props), "tab-kept": keptPage($("#panel-kept"), props, link, player) };
-  $("#tab-kept").hidden = !props.kept;
+  const pages = { "tab-results": resultsPage($("#panel-results"), props), "tab-recordings": recordingsPage($("#panel-recordings"), props, link, player) };
+  $("#tab-recordings").hidden = !props.recordings;
   function open(tab) {
     for (const one of tabs) {
       const chosen = one === tab;
@@ -359,7 +359,7 @@ export async function start(element, props) {
     for (const choice of $(".interface").children) choice.setAttribute("aria-pressed", String(choice.lang === document.documentElement.lang));
     story.relabel();
     for (const badge of root.querySelectorAll(".badge[data-language]")) badge.textContent = languageName(badge.dataset.language);
-    $(".note").textContent = props.kept ? t("note.kept", { folder: props.kept }) : t("note", { minutes: props.minutes });
+    $(".note").textContent = props.recordings ? t("note.recordings", { folder: props.recordings }) : t("note", { minutes: props.minutes });
     pages[tabs.find((tab) => tab.getAttribute("aria-selected") === "true").id]?.();
     show();
   });

@@ -20,7 +20,7 @@ registerProcessor("pieces", class extends AudioWorkletProcessor {
     return true;
   }
 });`;
-const KEPT = 60_000; // ms
+const KEEP_OPEN = 60_000; // ms
 
 export class Microphone {
   constructor() {
@@ -71,7 +71,7 @@ export class Microphone {
     this.onPiece = null;
     this.level = 0;
     clearTimeout(this.closing);
-    this.closing = setTimeout(() => this.close(), KEPT);
+    this.closing = setTimeout(() => this.close(), KEEP_OPEN);
   }
 
   close() {

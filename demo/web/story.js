@@ -52,11 +52,11 @@ export class Story {
       card.strip.add(ids, lengths, ids.map(() => language), ids.map((_, k) => k === 0));
     }
     card.message.prompt = message.seconds;
-    this.tellFacts(card);
-    if (!message.familiar) {
-      const hint = part("p", "unfamiliar");
-      hint.append(part("span", "", "unfamiliar"));
-      if (this.props.examples.length) hint.append(" ", part("span", "", "unfamiliar.examples"));
+    this.showFacts(card);
+    if (!message.in_domain) {
+      const hint = part("p", "out-of-domain");
+      hint.append(part("span", "", "out_of_domain"));
+      if (this.props.examples.length) hint.append(" ", part("span", "", "out_of_domain.examples"));
       card.words.after(hint);
     }
     item.append(card.element, replies);
@@ -85,7 +85,7 @@ export class Story {
     const card = this.cards.get(this.key(message.turn, message.part));
     if (!card) return;
     card.message = { ...card.message, ...message };
-    this.tellFacts(card);
+    this.showFacts(card);
     card.play.disabled = false;
     card.download.hidden = false;
     if (Number(message.part) > 0) this.choose(message.turn, this.turns[message.turn].chosen ?? 0);
@@ -96,10 +96,10 @@ export class Story {
     if (!card) return;
     card.firstSound = Math.round(ms);
     card.element.dataset.firstSoundMs = card.firstSound;
-    this.tellFacts(card);
+    this.showFacts(card);
   }
 
-  tellFacts(card) {
+  showFacts(card) {
     const { message, firstSound } = card;
     if (message.prompt) card.facts.textContent = seconds(message.prompt);
     if (!message.seconds) return;
@@ -181,7 +181,7 @@ export class Story {
 
   // The figures again, in the language of the page.
   relabel() {
-    for (const card of this.cards.values()) this.tellFacts(card);
+    for (const card of this.cards.values()) this.showFacts(card);
   }
 
   move() {

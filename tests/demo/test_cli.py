@@ -66,7 +66,7 @@ def test_continue_speaks_in_every_pair(
     data, rate = soundfile.read(str(out))
     assert report["language"] == to
     assert report["prompt_language"] == spoken
-    assert report["prompt_familiar"]
+    assert report["prompt_in_domain"]
     assert len(data) / rate == pytest.approx(report["seconds"], abs=0.01)
     assert report["seconds"] >= 2.0
     assert np.sqrt(np.mean(data**2)) > 0.01
@@ -74,7 +74,7 @@ def test_continue_speaks_in_every_pair(
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_an_unfamiliar_prompt_is_said_to_be_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prompt_out_of_domain_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     panel = Voices.load()
@@ -82,12 +82,12 @@ def test_an_unfamiliar_prompt_is_said_to_be_one(tmp_path: Path, capsys: pytest.C
     write_wav(prompts / "report.wav", sound, 16000)
     assert run("continue", prompts / "report.wav", "--to", "en", "--out", tmp_path / "out.wav", "--json") == 0
     printed = capsys.readouterr()
-    assert not json.loads(printed.out)["prompt_familiar"]
+    assert not json.loads(printed.out)["prompt_in_domain"]
     (line,) = [line for line in printed.err.splitlines() if line.startswith("tresse: ")]
-    assert "cannot make this prompt out" in line
+    assert "this prompt is out of domain" in line
     for _ in range(2):  # made, and found to be there
         assert run("record", prompts, "--to", "en", "--out", tmp_path / "replies") == 0
-        assert "1 continuations, 1 of prompts that the model cannot make out" in capsys.readouterr().out
+        assert "1 continuations, 1 of prompts that are out of domain" in capsys.readouterr().out
 
 
 def test_the_same_seed_gives_the_same_file(beginnings: dict[str, Path], tmp_path: Path) -> None:

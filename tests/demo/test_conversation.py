@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from demo import archive, recordings
 from demo.app import start
 from demo.conversation import Conversation, Reply, Settings, Speaking, Turn
-from demo.transcripts import Ears
+from demo.transcripts import Transcripts
 from demo.turn_taking import TurnTaking
-from demo.waiting_line import Left, Line
-from slm.bundle import Bundle, Chunk
+from demo.waiting_line import Left, WaitingLine
+from slm.bundle import Bundle
 from slm.continuation import Prompt
 from slm.errors import TresseError
+from slm.speaking import Chunk
 from slm.units import Units
 from tests.conftest import spoken_beginning
 from tests.fake_bundle import FakeBundle, buzz, loudest_frequency
@@ -123,7 +124,7 @@ def test_a_closed_page_frees_its_work_and_keeps_its_story_a_while(served: tuple[
         time.sleep(0.02)
     assert bundle.active == 0
     assert bundle.closed == 1
-    again = Talker(url, talker.tab)
+    again = Talker(url, talker.session)
     again.eventually(lambda: bool(again.of("story")))
     assert again.of("story")[0]["turns"][0]["turn"] == 0
     assert again.get("health").json()["open"] == 1
@@ -211,7 +212,7 @@ def test_forty_at_once_are_queued_and_answered_each_with_its_own(served: tuple[F
 
 
 def test_a_reply_that_waits_in_line_can_be_left() -> None:
-    line, stop = Line(1, longest=1), threading.Event()
+    line, stop = WaitingLine(1, longest=1), threading.Event()
     positions: list[int] = []
     with line.wait(threading.Event()):
         waiting = threading.Thread(target=lambda: _left(line, stop, positions))
@@ -227,13 +228,13 @@ def test_a_reply_that_waits_in_line_can_be_left() -> None:
     assert positions == [1]
 
 
-def _left(line: Line, stop: threading.Event, positions: list[int]) -> None:
+def _left(line: WaitingLine, stop: threading.Event, positions: list[int]) -> None:
     with pytest.raises(Left), line.wait(stop, positions.append):
         pass
 
 
 def test_the_line_serves_in_order_of_arrival() -> None:
-    line, order = Line(1), []
+    line, order = WaitingLine(1), []
     threads = []
     with line.wait(threading.Event()):
         for number in range(5):
@@ -290,8 +291,8 @@ class StandInTranscriber:
 
 def test_transcripts_follow_prompt_and_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = FakeBundle(tmp_path / "bundle", reply_seconds=0.5, real_time_factor=0.05)
-    ears = Ears(StandInTranscriber(bundle.languages))  # type: ignore[arg-type]
-    monkeypatch.setattr("demo.app.Ears", SimpleNamespace(open=lambda *_: ears))
+    transcripts = Transcripts(StandInTranscriber(bundle.languages))  # type: ignore[arg-type]
+    monkeypatch.setattr("demo.app.Transcripts", SimpleNamespace(open=lambda *_: transcripts))
     page, url = start(bundle, "127.0.0.1", 0)  # type: ignore[arg-type]
     try:
         talker = Talker(url)
@@ -306,8 +307,8 @@ def test_transcripts_follow_prompt_and_reply(tmp_path: Path, monkeypatch: pytest
         talker.eventually(lambda: wanted.items() <= texts().items())
         talker.do("undo")
         talker.eventually(lambda: bool(talker.of("story")[-1]["turns"]))
-        told = talker.of("story")[-1]["turns"][0]
-        assert (told["text"], told["replies"][0]["text"]) == ("1.0", "0.5")
+        turn = talker.of("story")[-1]["turns"][0]
+        assert (turn["text"], turn["replies"][0]["text"]) == ("1.0", "0.5")
         assert not talker.of("problem")
         talker.turn(lambda: talker.say(buzz(400.0, 1.0)))
         talker.eventually(lambda: bool(talker.of("problem")))
@@ -323,8 +324,8 @@ def test_transcripts_follow_prompt_and_reply(tmp_path: Path, monkeypatch: pytest
 def made_up(story: Conversation, bundle: Bundle, prompt: np.ndarray, asked: Settings) -> Turn:
     heard = bundle.prompt(prompt, 16000, story.story)
     turn = Turn(prompt, 16000, heard, asked)
-    for languages in asked.plans(bundle.languages, heard.language):
-        speaking = Speaking(bundle, heard, languages, asked, threading.Event())
+    for reply in asked.replies(bundle.languages, heard.language):
+        speaking = Speaking(bundle, heard, reply, threading.Event())
         assert list(speaking)
         assert speaking.reply is not None
         turn.replies.append(speaking.reply)
@@ -341,7 +342,7 @@ def test_every_reply_can_be_made_again_from_the_zip(bundle: Bundle, tmp_path: Pa
     made_up(story, bundle, spoken_beginning("en"), Settings("same", max_seconds=2.0, speaker=bundle.speakers[-1]))
     panel = Voices.load()
     strange = speak("The quarterly report shows that revenue grew.", "en", panel.speaker("basile"), panel)
-    assert not made_up(story, bundle, strange, Settings("same", max_seconds=2.0)).prompt.familiar
+    assert not made_up(story, bundle, strange, Settings("same", max_seconds=2.0)).prompt.in_domain
     path = tmp_path / "story.zip"
     path.write_bytes(archive.pack(story, bundle))
     for number, turn in enumerate(story.turns, 1):
@@ -386,27 +387,33 @@ def test_a_reply_that_is_cut_keeps_the_units_that_were_heard(lengths: list[tuple
     assert abs(kept - len(reply.waveform) / 320) <= 1
 
 
-def test_what_cannot_be_made_out_is_said_so_kept_and_no_part_of_the_story(
+def test_prompts_out_of_domain_are_reported_kept_and_no_part_of_the_story(
     served: tuple[FakeBundle, str], tmp_path: Path
 ) -> None:
     bundle, url = served
     talker = Talker(url)
     talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
     talker.turn(lambda: talker.say(buzz(700, 1.0)))
-    assert [message["familiar"] for message in talker.of("heard")] == [True, False]
+    assert [message["in_domain"] for message in talker.of("heard")] == [True, False]
     talker.eventually(lambda: talker.used() == 30)  # one prompt and two replies
     kept = tmp_path / "story.zip"
     kept.write_bytes(talker.get("story", form="zip").content)
     prompts = [turn["prompt"] for turn in archive.read_listing(kept)["turns"]]
-    assert [prompt["familiar"] for prompt in prompts] == [True, False]
+    assert [prompt["in_domain"] for prompt in prompts] == [True, False]
     assert len(prompts[1]["sentences"]) == 1
     assert len(prompts[1]["before"]) == 2
+    older = archive.read_listing(kept)
+    for turn in older["turns"]:
+        turn["prompt"]["familiar"] = turn["prompt"].pop("in_domain")
+    with zipfile.ZipFile(tmp_path / "older.zip", "w") as files:
+        files.writestr(archive.LISTING, json.dumps({**older, "format": 2}))
     asked: list[Prompt] = []
     reply = bundle.reply
     bundle.reply = lambda prompt, *rest, **more: asked.append(prompt) or reply(prompt, *rest, **more)  # type: ignore
-    archive.reproduce(bundle, kept)  # type: ignore[arg-type]
-    assert not asked[0].familiar
-    assert len(asked[0].story) == 2
+    for path in (kept, tmp_path / "older.zip"):
+        archive.reproduce(bundle, path)  # type: ignore[arg-type]
+        assert not asked[-1].in_domain
+        assert len(asked[-1].story) == 2
     talker.close()
 
 
@@ -431,7 +438,7 @@ def test_recordings_are_kept_whole_and_found_by_language(tmp_path: Path, monkeyp
         for bad in (f"{name}/turn.json", f"..%2f{name}/prompt.wav", "x/prompt.wav"):
             assert talker.get(f"recordings/{bad}").status_code in (400, 404)
         described = json.loads((folder / name / "turn.json").read_text())
-        assert (described["replies"][0]["languages"], described["prompt"]["familiar"]) == (["en"], True)
+        assert (described["replies"][0]["languages"], described["prompt"]["in_domain"]) == (["en"], True)
         before = sorted(folder.iterdir())
 
         def full(*_: Any) -> None:
@@ -469,7 +476,7 @@ def test_programs_have_the_same_functions(served: tuple[FakeBundle, str], tmp_pa
     assert [reply["seed"] for reply in report["replies"]] == [5, 5]
     assert loudest_frequency(*soundfile.read(files[1])) == pytest.approx(LOW, abs=5)
     _, report = client.predict(handle_file(str(prompts[HIGH])), target="braided", api_name="/continue_story")
-    assert (report["turn"], report["language"], report["familiar"]) == (2, "fr", True)
+    assert (report["turn"], report["language"], report["in_domain"]) == (2, "fr", True)
     assert report["context"]["used"] == 40
     _, report = other.predict(handle_file(str(prompts[LOW])), api_name="/continue_story")
     assert report["turn"] == 1

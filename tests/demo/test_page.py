@@ -385,7 +385,7 @@ def test_broken_files_get_a_kind_line_in_the_language_of_the_page(
 
 
 @pytest.mark.browser
-def test_a_prompt_that_cannot_be_made_out_says_so_in_both_languages(
+def test_the_page_says_in_both_languages_that_a_prompt_is_out_of_domain(
     fake: tuple[FakeBundle, str], visit: Visit, tmp_path: Path
 ) -> None:
     _, url = fake
@@ -395,12 +395,12 @@ def test_a_prompt_that_cannot_be_made_out_says_so_in_both_languages(
         visitor.upload(tmp_path / f"{pitch}.wav")
         visitor.wait_replies(1 if pitch == 200 else 2)
     assert visitor.page.locator(".said").count() == 2
-    (hint,) = visitor.page.locator(".unfamiliar").all()
-    assert "could not make this out" in hint.inner_text()
+    (hint,) = visitor.page.locator(".out-of-domain").all()
+    assert "too far from the voices" in hint.inner_text()
     assert "examples below" in hint.inner_text()
     assert visitor.page.locator(".example").first.is_visible()
     visitor.page.locator(".interface [lang=fr]").click()
-    visitor.page.locator(".unfamiliar", has_text="démêler").wait_for()
+    visitor.page.locator(".out-of-domain", has_text="trop loin des voix").wait_for()
 
 
 @pytest.mark.browser
@@ -462,15 +462,15 @@ def test_past_recordings_can_be_heard_on_their_page(visit: Visit, tmp_path: Path
         assert str(folder) in visitor.page.locator(".note").inner_text()
         visitor.example()
         visitor.wait_replies(1)
-        visitor.page.locator("#tab-kept").click()
-        visitor.page.locator("#panel-kept .kept-part").nth(1).wait_for()
+        visitor.page.locator("#tab-recordings").click()
+        visitor.page.locator("#panel-recordings .recording-part").nth(1).wait_for()
         visitor.forget_sound()
-        visitor.page.locator("#panel-kept .play").nth(1).click()
+        visitor.page.locator("#panel-recordings .play").nth(1).click()
         visitor.wait_for("speaking")
         visitor.wait_for("idle")
         assert sounding_seconds(visitor.heard()[1].reshape(-1), 16000) > 0.4
-        visitor.page.locator("#panel-kept select").select_option("fr")
-        visitor.page.locator("#panel-kept", has_text="Nothing has been kept").wait_for()
+        visitor.page.locator("#panel-recordings select").select_option("fr")
+        visitor.page.locator("#panel-recordings", has_text="Nothing has been recorded").wait_for()
     finally:
         page.close()
 

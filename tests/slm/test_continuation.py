@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.audio import read_audio
-from slm.bundle import Bundle, Chunk
-from slm.continuation import LOOK_BACK, Prompt, continue_prompt, hear, prompt_tokens, understand
+from slm.bundle import Bundle
+from slm.continuation import LOOK_BACK, Prompt, continue_prompt, prompt_tokens, understand
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
+from slm.settings import ReplySettings
+from slm.speaking import Chunk
 from slm.units import Units
 from slm.voice_activity import speech_segments
 from tests.conftest import spoken_beginning
@@ -33,8 +35,7 @@ def engine(request: pytest.FixtureRequest, bundle: Bundle) -> Engine:
 
 @pytest.fixture(scope="module")
 def prompt(bundle: Bundle) -> Prompt:
-    sentences, seconds = hear(spoken_beginning("fr"), 16000, bundle.units, bundle.max_prompt_seconds)
-    return Prompt(sentences, "fr", seconds)
+    return bundle.prompt(spoken_beginning("fr"), 16000)
 
 
 def test_the_default_engine_on_a_cpu_is_ctranslate2(bundle: Bundle) -> None:
@@ -44,10 +45,10 @@ def test_the_default_engine_on_a_cpu_is_ctranslate2(bundle: Bundle) -> None:
 def test_prompts_are_cut_into_sentences_at_pauses(bundle: Bundle) -> None:
     for language in ("en", "fr"):
         waveform = spoken_beginning(language)
-        sentences, seconds = hear(waveform, 16000, bundle.units, bundle.max_prompt_seconds)
-        assert len(sentences) == 2
-        assert seconds == pytest.approx(len(waveform) / 16000)
-        assert sum(sentence.seconds for sentence in sentences) < seconds
+        prompt = bundle.prompt(waveform, 16000)
+        assert len(prompt.sentences) == 2
+        assert prompt.seconds == pytest.approx(len(waveform) / 16000)
+        assert sum(sentence.seconds for sentence in prompt.sentences) < prompt.seconds
         (_, end), (start, _) = speech_segments(waveform, 16000)
         assert 0.2 < start - end < 0.6
 
@@ -55,12 +56,12 @@ def test_prompts_are_cut_into_sentences_at_pauses(bundle: Bundle) -> None:
 @pytest.mark.parametrize("language", ["en", "fr"])
 @pytest.mark.parametrize("speaker", ["zoe", "boris", "anouk"])
 def test_the_prompt_language_is_heard(bundle: Bundle, language: str, speaker: str) -> None:
-    sentences, _ = hear(spoken_beginning(language, speaker), 16000, bundle.units, bundle.max_prompt_seconds)
-    assert understand(sentences, bundle.engine, bundle.vocabulary) == (language, True)
+    prompt = bundle.prompt(spoken_beginning(language, speaker), 16000)
+    assert (prompt.language, prompt.in_domain) == (language, True)
 
 
-def test_what_is_likelier_than_chance_is_familiar(bundle: Bundle) -> None:
-    """Units drawn blindly are not, nor is a sentence of another world; and the reply is that to nothing at all."""
+def test_what_is_likelier_than_chance_is_in_domain(bundle: Bundle) -> None:
+    """Units drawn blindly are not, nor is a sentence of another topic; and the reply is that to nothing at all."""
     rng = np.random.default_rng(0)
     for length in (3, 10, 40, 200):
         ids = rng.integers(0, bundle.units.codebook_size, length)
@@ -70,12 +71,13 @@ def test_what_is_likelier_than_chance_is_familiar(bundle: Bundle) -> None:
     story = bundle.prompt(spoken_beginning("fr", "zoe"), 16000)
     text = "The quarterly report shows that revenue grew by seven percent."
     prompt = bundle.prompt(speak(text, "en", panel.speaker("basile"), panel), 16000, before=story.story)
-    assert not prompt.familiar
+    assert not prompt.in_domain
     assert prompt.sentences
-    assert prompt.story == story.story  # of the story only what was told before
+    assert prompt.story == story.story  # of the story only what was said before
     again = replace(prompt, sentences=[])
     drawn = [
-        [chunk.units.ids.tolist() for chunk in bundle.reply(one, "en", max_seconds=2.0)] for one in (prompt, again)
+        [chunk.units.ids.tolist() for chunk in bundle.reply(asked, ReplySettings(("en",), max_seconds=2.0))]
+        for asked in (prompt, again)
     ]
     assert drawn[0] == drawn[1]
 
@@ -95,7 +97,7 @@ def test_a_further_prompt_is_understood_with_the_story_so_far(bundle: Bundle) ->
         language = ("en", "fr")[number % 2]
         spoken = [speak(text, language, panel.speaker("boris"), panel) for text in story.sentences[language][:4]]
         before = [one for waveform in spoken[:3] for one in bundle.prompt(waveform, 16000).said]
-        sentences, _ = hear(spoken[3], 16000, bundle.units, bundle.max_prompt_seconds)
+        sentences = bundle.prompt(spoken[3], 16000).sentences
         assert understand(sentences, engine, bundle.vocabulary, before) == (language, True)
         alone = bundle.vocabulary.sequence([(language, one.ids) for one in sentences])
         place = bundle.languages.index(language)
@@ -243,8 +245,8 @@ def test_examples_are_spoken_in_their_language_and_were_not_trained_on(bundle: B
         assert example.text not in trained
         waveform, rate = read_audio(example.path)
         assert 2.0 < len(waveform) / rate < 15.0
-        sentences, _ = hear(waveform, rate, bundle.units, bundle.max_prompt_seconds)
-        assert understand(sentences, bundle.engine, bundle.vocabulary) == (example.language, True)
+        prompt = bundle.prompt(waveform, rate)
+        assert (prompt.language, prompt.in_domain) == (example.language, True)
 
 
 def test_nothing_of_a_bundle_is_pickled(bundle: Bundle) -> None:

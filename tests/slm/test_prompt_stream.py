@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.audio import ResampleStream, resample
-from slm.bundle import Bundle, told
+from slm.bundle import Bundle
 from slm.continuation import Prompt, Sentence, prompt_tokens
 from slm.errors import TresseError
+from slm.settings import ReplySettings
+from slm.speaking import sentences_of
 from slm.units import Units
 from slm.voice_activity import LEAST, PAD, PAUSE, RATE, SILENCE, SPEECH, SpeechStream, speech_segments
 from tests.conftest import spoken_beginning
@@ -84,11 +86,13 @@ def test_a_streamed_prompt_is_the_whole_prompt(bundle: Bundle, rate: int) -> Non
     whole = bundle.prompt(waveform, rate)
     stream = bundle.prompt_stream(rate)
     early = sum(len(stream.push(part)) for part in pieces(waveform, [rate // 10] * 200))
-    sentences, seconds = stream.finish()
-    assert early > 0.9 * seconds * bundle.units.frame_rate  # nearly everything was done before the end
-    assert seconds == pytest.approx(whole.seconds)
-    assert [list(s.frames()) for s in sentences] == [list(s.frames()) for s in whole.sentences]
-    assert bundle.understand(sentences, seconds).language == whole.language == "en"
+    prompt = stream.finish()
+    assert early > 0.9 * prompt.seconds * bundle.units.frame_rate  # nearly everything was done before the end
+    assert prompt.seconds == pytest.approx(whole.seconds)
+    assert [list(s.frames()) for s in prompt.sentences] == [list(s.frames()) for s in whole.sentences]
+    assert prompt.language == whole.language == "en"
+    assert prompt.in_domain == whole.in_domain
+    assert prompt.before == ()
 
 
 def test_a_streamed_prompt_that_cannot_be_used_says_so(bundle: Bundle) -> None:
@@ -105,21 +109,21 @@ def test_a_streamed_prompt_that_cannot_be_used_says_so(bundle: Bundle) -> None:
 def test_braided_replies_take_turns_sentence_by_sentence(bundle: Bundle) -> None:
     prompt = bundle.prompt(spoken_beginning("en"), 16000)
     for seed in range(3):
-        chunks = list(bundle.reply(prompt, ("fr", "en"), seed=seed, max_seconds=20.0))
+        chunks = list(bundle.reply(prompt, ReplySettings(("fr", "en"), seed, max_seconds=20.0)))
         languages = chunks[-1].languages
         assert list(languages) == ["fr", "en"] * (len(languages) // 2) + ["fr"] * (len(languages) % 2)
-        again = list(bundle.reply(prompt, ("fr", "en"), seed=seed, max_seconds=20.0))
+        again = list(bundle.reply(prompt, ReplySettings(("fr", "en"), seed, max_seconds=20.0)))
         assert np.array_equal(np.concatenate([c.audio for c in chunks]), np.concatenate([c.audio for c in again]))
-        sentences = told(chunks)
+        sentences = sentences_of(chunks)
         assert [sentence.language for sentence in sentences] == list(languages)[: len(sentences)]
         units = sum(len(chunk.units) for chunk in chunks)
         assert sum(len(sentence.units) for sentence in sentences) == units - max(0, len(languages) - 1)
     assert len(languages) > 1
 
 
-def test_the_story_so_far_is_told_to_the_model_in_its_languages(bundle: Bundle) -> None:
+def test_the_model_gets_the_story_so_far_in_its_languages(bundle: Bundle) -> None:
     first = bundle.prompt(spoken_beginning("en"), 16000)
-    reply = told(bundle.reply(first, "fr", seed=1, max_seconds=4.0))
+    reply = sentences_of(bundle.reply(first, ReplySettings(("fr",), 1, max_seconds=4.0)))
     second = bundle.prompt(spoken_beginning("fr"), 16000, before=(*first.story, *reply))
     tokens = prompt_tokens(second, "en", bundle.vocabulary, 10_000)
     tags = [bundle.vocabulary.language_of_tag[t] for t in tokens if t in bundle.vocabulary.language_of_tag]

@@ -9,24 +9,24 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm.scheduling import Cores
+from slm.scheduling import Scheduler
 
 
 @settings(deadline=None, max_examples=20)
 @given(dues=st.lists(st.integers(0, 5), min_size=1, max_size=8))
 def test_who_runs_out_of_sound_first_goes_first(dues: list[int]) -> None:
-    cores, order = Cores(1), []
+    scheduler, order = Scheduler(1), []
 
     def work(number: int, due: int) -> None:
-        with cores.one(due):
+        with scheduler.core(due):
             order.append((due, number))
 
-    with cores.one(0.0):
+    with scheduler.core(0.0):
         threads = []
         for number, due in enumerate(dues):
             threads.append(threading.Thread(target=work, args=(number, due)))
             threads[-1].start()
-            while cores.waiting <= number:
+            while scheduler.waiting <= number:
                 time.sleep(0.0005)
     for thread in threads:
         thread.join(5)
@@ -35,12 +35,12 @@ def test_who_runs_out_of_sound_first_goes_first(dues: list[int]) -> None:
 
 
 def test_so_many_at_a_time_and_a_failure_frees_its_core() -> None:
-    cores, inside, most = Cores(2), 0, []
+    scheduler, inside, most = Scheduler(2), 0, []
     lock = threading.Lock()
 
     def work() -> None:
         nonlocal inside
-        with contextlib.suppress(ValueError), cores.one(time.perf_counter()):
+        with contextlib.suppress(ValueError), scheduler.core(time.perf_counter()):
             with lock:
                 inside += 1
                 most.append(inside)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from slm.bundle import SHIPPED, Bundle
+from slm.settings import ReplySettings
 from slm.transcribe import Transcriber
 from train.evaluate.cloze.evaluation import evaluate_cloze, read_scores
 from train.evaluate.cloze.protocol import HEADLINE, value_of
@@ -104,10 +105,10 @@ def test_what_it_cannot_make_out_it_does_not_imitate(bundle: Bundle) -> None:
     own, imitated = [], []
     for number, text in enumerate(STRANGE):
         prompt = bundle.prompt(speak(text, "en", panel.speaker("zoe"), panel), SAMPLE_RATE)
-        assert not prompt.familiar
-        for asked, heard in ((prompt, own), (replace(prompt, familiar=True), imitated)):
+        assert not prompt.in_domain
+        for asked, heard in ((prompt, own), (replace(prompt, in_domain=True), imitated)):
             for to in bundle.languages:
-                chunks = list(bundle.reply(asked, to, seed=number, max_seconds=6.0))
+                chunks = list(bundle.reply(asked, ReplySettings((to,), number, max_seconds=6.0)))
                 audio = np.concatenate([chunk.audio for chunk in chunks])
                 heard.append(ears.transcribe(audio, bundle.sample_rate).confidence)
     assert np.mean(own) > np.mean(imitated) + 0.05

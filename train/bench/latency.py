@@ -19,6 +19,7 @@ import numpy as np
 from slm.continuation import Prompt, continue_prompt, prompt_tokens
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
+from slm.settings import ReplySettings
 from slm.units import Units
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def streamed_reply(bundle: Bundle, waveform: np.ndarray, rate: int, to: str, see
         stream.push(piece)
     began = time.perf_counter()
     stream.push(pieces[-1])
-    return _timed(bundle, bundle.understand(*stream.finish()), to, seed, began)
+    return _timed(bundle, stream.finish(), to, seed, began)
 
 
 def plain_reply(bundle: Bundle, waveform: np.ndarray, rate: int, to: str, seed: int, *, tokens: int) -> Timing:
@@ -180,7 +181,7 @@ def at_once(bundle: Bundle, prompts: list[tuple[np.ndarray, int, str, int]]) -> 
         waveform, rate, to, seed = prompts[number]
         began = time.perf_counter()
         playhead = None
-        for chunk in bundle.reply(bundle.prompt(waveform, rate), to, seed=seed, max_seconds=SECONDS):
+        for chunk in bundle.reply(bundle.prompt(waveform, rate), ReplySettings((to,), seed, max_seconds=SECONDS)):
             now = time.perf_counter() - began
             if playhead is None:
                 first[number], playhead = now, now + 0.03  # the page gathers 30 ms
@@ -201,7 +202,7 @@ def at_once(bundle: Bundle, prompts: list[tuple[np.ndarray, int, str, int]]) -> 
 
 def _timed(bundle: Bundle, prompt: Prompt, to: str, seed: int, began: float) -> Timing:
     first, samples, tokens = 0.0, 0, 0
-    for chunk in bundle.reply(prompt, to, seed=seed, max_seconds=SECONDS):
+    for chunk in bundle.reply(prompt, ReplySettings((to,), seed, max_seconds=SECONDS)):
         first = first or time.perf_counter() - began
         samples, tokens = samples + len(chunk.audio), chunk.tokens
     whole = time.perf_counter() - began

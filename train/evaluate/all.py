@@ -19,8 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
+from slm.settings import TEMPERATURE, TOP_P
 from train.evaluate.html import nested, write_html
 from train.evaluate.spoken_items import files_hash
 from train.speech.voices import Voices

@@ -29,8 +29,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from slm.audio import write_wav
-from slm.defaults import TEMPERATURE, TOP_P
 from slm.errors import TresseError
+from slm.settings import TEMPERATURE, TOP_P
 from train.evaluate.facts import coherence, lexicon, parser, words_of
 from train.evaluate.repetition import auto_bleu, self_bleu
 from train.evaluate.spoken_items import files_hash
@@ -207,7 +207,7 @@ def _continue(
         confidence = float(transcript.confidence) if transcript is not None else 0.0
     found: dict[str, Any] = {"seconds": len(audio) / bundle.sample_rate, "tokens": 0}
     if chunks:
-        found |= {"tokens": chunks[-1].tokens, "familiar": chunks[-1].prompt.familiar}
+        found |= {"tokens": chunks[-1].tokens, "familiar": chunks[-1].prompt.in_domain}
     return Continuation(**{**asdict(row), **found, "transcript": text, "language": share, "confidence": confidence})
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slm.defaults import TEMPERATURE
 from slm.errors import TresseError
+from slm.settings import TEMPERATURE
 from train.evaluate import pairs
 from train.evaluate.cloze.protocol import CONTROL, HEADLINE, SAME, SEEN, UNSEEN
 from train.evaluate.cloze.report import kinds_of, shown

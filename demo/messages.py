@@ -1,0 +1,101 @@
+"""What the server says to a page: the binary form of a message, and prompts, replies and units as JSON.
+
+A message is 4 bytes length of the JSON, 4 bytes length of the sound, both little-endian, then the two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from demo.conversation import BOTH, Reply, Turn
+
+if TYPE_CHECKING:
+    from slm.speaking import Chunk
+
+HEARTBEAT = bytes(8)
+"""The empty message, which a page ignores."""
+
+
+def encode(kind: str, audio: bytes = b"", **values: Any) -> bytes:
+    """A message of this type: the values as JSON, then the sound."""
+    text = json.dumps({"type": kind, **values}, ensure_ascii=False).encode()
+    return struct.pack("<II", len(text), len(audio)) + text + audio
+
+
+def reply_key(turn: int, part: int | str) -> dict[str, Any]:
+    """Which reply of which turn a message is about, both counted from 0; part "prompt": what was said."""
+    return {"turn": turn, "part": part}
+
+
+def reply_facts(reply: Reply) -> dict[str, Any]:
+    """The figures of a reply."""
+    return {
+        "languages": reply.languages,
+        "seed": reply.seed,
+        "seconds": round(reply.seconds, 3),
+        "first_audio_ms": round(1000 * reply.first_audio, 1),
+        "real_time_factor": round(reply.real_time_factor, 4),
+        "tokens": reply.tokens,
+        "stopped": reply.stopped,
+    }
+
+
+def prompt_facts(turn: Turn, sample_rate: int) -> dict[str, Any]:
+    """What was said in a turn; sample_rate: Hz of the replies."""
+    prompt = turn.prompt
+    sentences = [
+        {"language": prompt.language, "ids": part.ids.tolist(), "lengths": part.run_lengths.tolist()}
+        for part in prompt.sentences
+    ]
+    return {
+        "language": prompt.language,
+        "in_domain": prompt.in_domain,
+        "seconds": round(prompt.seconds, 3),
+        "rate": sample_rate,
+        "sentences": sentences,
+        "text": turn.transcript,
+    }
+
+
+def whole_turn(turn: Turn, number: int, sample_rate: int) -> dict[str, Any]:
+    """A turn with all its replies, for a page that shows it anew."""
+    replies = [
+        {**reply_facts(reply), **units_of(reply.heard_chunks()), "text": reply.transcript} for reply in turn.replies
+    ]
+    both = turn.settings.target == BOTH
+    return {**prompt_facts(turn, sample_rate), "turn": number, "replies": replies, "chosen": turn.chosen, "both": both}
+
+
+def pcm16(chunks: list[Chunk]) -> bytes:
+    """Their sound as 16-bit little-endian samples."""
+    audio = np.concatenate([chunk.audio for chunk in chunks])
+    return np.round(np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes()
+
+
+def units_of(chunks: list[Chunk]) -> dict[str, Any]:
+    """Their units as JSON: ids, run lengths, the sentence each belongs to, the sentences' languages."""
+    if not chunks:
+        return {"ids": [], "lengths": [], "sentence": [], "spoken": []}
+    return {
+        "ids": np.concatenate([chunk.units.ids for chunk in chunks]).tolist(),
+        "lengths": np.concatenate([chunk.units.run_lengths for chunk in chunks]).tolist(),
+        "sentence": np.concatenate([chunk.sentence for chunk in chunks]).tolist(),
+        "spoken": list(chunks[-1].languages),
+    }
+
+
+def outbox(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Queue[bytes], Callable[[bytes], None]]:
+    """A queue of this loop, and a function that any thread may put messages into it with."""
+    queue: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def send(message: bytes) -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(queue.put_nowait, message)
+
+    return queue, send

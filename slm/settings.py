@@ -1,0 +1,48 @@
+"""How a reply is drawn and spoken: one object, from the page, the command line and Python down to the sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slm.errors import TresseError
+
+TEMPERATURE = 0.7
+TOP_P = 0.9
+MAX_SECONDS = 12.0
+"""s of one continuation."""
+MIN_REPLY_SECONDS, MAX_REPLY_SECONDS = 0.5, 60.0
+"""s that `max_seconds` may be."""
+MAX_TEMPERATURE = 5.0
+
+
+@dataclass(frozen=True)
+class ReplySettings:
+    """How to go on. languages: one, or several that take turns sentence by sentence; the same seed gives the same reply;
+    temperature 0 is greedy; top_p: share of the probability that is drawn from; max_seconds: s of the reply, at most;
+    speaker None: the bundle's first."""
+
+    languages: tuple[str, ...]
+    seed: int = 0
+    temperature: float = TEMPERATURE
+    top_p: float = TOP_P
+    max_seconds: float = MAX_SECONDS
+    speaker: str | None = None
+
+    def check(self, languages: Sequence[str], speakers: Sequence[str]) -> None:
+        """Compare with the languages and speakers of a bundle. Raises TresseError that names what is allowed."""
+        if not self.languages:
+            raise TresseError(f"no language is asked for: choose one of {', '.join(languages)}")
+        for language in self.languages:
+            if language not in languages:
+                raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(languages)}")
+        if not 0 <= self.temperature <= MAX_TEMPERATURE:
+            raise TresseError(f"temperature must lie between 0 and {MAX_TEMPERATURE:g}, not {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise TresseError(f"top-p must lie between 0 (excluded) and 1, not {self.top_p}")
+        if not MIN_REPLY_SECONDS <= self.max_seconds <= MAX_REPLY_SECONDS:
+            raise TresseError(
+                f"max-seconds must lie between {MIN_REPLY_SECONDS:g} and {MAX_REPLY_SECONDS:g}, not {self.max_seconds}"
+            )
+        if self.speaker is not None and self.speaker not in speakers:
+            raise TresseError(f"unknown speaker {self.speaker!r}: choose one of {', '.join(speakers)}")
