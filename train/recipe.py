@@ -37,7 +37,7 @@ from train.stories.grammar import Cycles
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.launch import is_main, under_launcher
 from train.units.training import UnitTraining
-from train.vocoder.training import VocoderTraining
+from train.vocoder.settings import VocoderTraining
 
 RECIPES = Path(__file__).parent / "recipes"
 

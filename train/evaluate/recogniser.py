@@ -11,7 +11,7 @@ import numpy as np
 from torchaudio.functional import edit_distance
 
 from slm.errors import TresseError
-from train.asr.data import written
+from train.asr.plan import written
 from train.asr.training import spoken_words
 from train.recipe import Recipe
 from train.speech.voices import SAMPLE_RATE, Voices, speak
