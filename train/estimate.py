@@ -22,7 +22,7 @@ from slm.model import ModelConfig, parameter_count, training_flops
 from train.lm.attention import use_document_attention
 from train.lm.packing import PackedBatch
 from train.lm.schedule import SLMTraining
-from train.lm.training import optimisers_of, token_losses
+from train.lm.step import PackedStep, optimisers_of
 from train.recipe import Recipe
 from train.tools.hardware import bf16_pays, peak_flops
 from train.tools.progress import clock
@@ -175,9 +175,10 @@ def _measure(config: ModelConfig, training: SLMTraining, size: int, document: in
         for layers in (1, 2):
             model = replace(config, layers=layers).build(_Tokens(size)).to(device).train()  # type: ignore[arg-type]
             use_document_attention(model)
-            optimisers = optimisers_of(model, training, device)
-            spent.append(_best(lambda model=model: _step(model, batch, device, bf16), device))
-            updates.append(_best(lambda held=optimisers: [optimiser.step() for optimiser in held], device))
+            step = PackedStep(model, optimisers_of(model, training, device), training, device, half=bf16)
+            passes, update = _time_step(step, batch)
+            spent.append(passes)
+            updates.append(update)
         peak = peak_flops(device, bf16)
     finally:
         torch.set_num_threads(threads)
@@ -199,23 +200,19 @@ def _measure(config: ModelConfig, training: SLMTraining, size: int, document: in
     }
 
 
-def _step(model: Any, batch: PackedBatch, device: torch.device, bf16: bool) -> None:
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        losses = token_losses(model, batch, device, half=bf16)
-    losses.mean().backward()
-
-
-def _best(work: Any, device: torch.device, repeats: int = 3) -> float:
-    """s, the least of a few."""
-    work()
+def _time_step(step: PackedStep, batch: PackedBatch, repeats: int = 3) -> tuple[float, float]:
+    """s of a step's forward and backward passes, and of its update: each the least of a few."""
     times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - began)
-    return min(times)
+    for _ in range(repeats + 1):
+        marks = [time.perf_counter()]
+        for work in (lambda: step.gradients(batch, batch.targets.numel()), lambda: step.updates.apply(1.0)):
+            work()
+            if step.device.type == "cuda":
+                torch.cuda.synchronize(step.device)
+            marks.append(time.perf_counter())
+        times.append((marks[1] - marks[0], marks[2] - marks[1]))
+    passes, updates = zip(*times[1:], strict=True)  # the first lays out what is used once
+    return min(passes), min(updates)
 
 
 def describe(result: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from train.lm.schedule import SLMTraining
 from train.lm.schedule import Stage as Schedule
 from train.stories.held_out import RECIPES, StoriesSettings
 from train.units.training import UnitTraining
-from train.vocoder.training import VocoderTraining
+from train.vocoder.settings import VocoderTraining
 
 
 @dataclass(frozen=True)

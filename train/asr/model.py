@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from train.asr.data import MelFeatures, written
+from train.asr.features import MelFeatures
+from train.asr.plan import written
 from train.tools.checkpoints import write_json
 
 SPECIAL = ("<|endoftext|>", "<|startoftranscript|>")

@@ -27,21 +27,15 @@ from torch import Tensor, nn
 
 from slm.bundle import choose_device
 from slm.errors import TresseError
-from train.asr.data import (
-    UNKNOWN,
-    ClipBatch,
-    Clips,
-    ClipSettings,
-    PoolSettings,
-    Studio,
-    make_pool,
-    plan_pool,
-)
+from train.asr.clips import ClipBatch, Clips, ClipSettings
 from train.asr.model import SPECIAL, ASRModel, build_model, convert, encode, train_tokenizer
+from train.asr.plan import PoolSettings, plan_pool
+from train.asr.pool import UNKNOWN, Renderer, make_pool
 from train.speech.voices import SAMPLE_RATE, Voices
-from train.tools.checkpoints import linear_schedule, load_checkpoint, save_checkpoint, write_json
+from train.tools.checkpoints import load_checkpoint, save_checkpoint, write_json
 from train.tools.hardware import bf16_pays
 from train.tools.progress import Log, Progress
+from train.tools.trainer import Schedule, Updates, train
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzàâäæçéèêëîïôöœùûüÿ'0123456789 "
 """What the auxiliary loss spells; index 0 of its head is the blank. Others are left out."""
@@ -208,8 +202,8 @@ def train_asr(
     if start < training.steps:
         plan = plan_pool(training.pool, sentences, list(voices.training), bundle is not None)
         features = training.model.features
-        studio = Studio(features, voices, training.pool.augmentation, bundle)
-        clips = Clips(make_pool(plan, studio, folder / "pool", workers), features, training.clips, training.seed)
+        renderer = Renderer(features, voices, training.pool.augmentation, bundle)
+        clips = Clips(make_pool(plan, renderer, folder / "pool", workers), features, training.clips, training.seed)
         phones = clips.pool.phones
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
@@ -221,7 +215,19 @@ def train_asr(
         optimiser.load_state_dict(state["optimiser"])
         del state
     if clips is not None:
-        _loop(learner, optimiser, clips, tokenizer, training, settings, folder, start, device, bf16, progress)
+        run = _Run(learner, optimiser, clips, tokenizer, training, folder, start, device, bf16)
+
+        def save(done: int) -> None:
+            save_checkpoint(folder / "checkpoint.pt", {"step": done, "settings": settings, **run.state()})
+
+        def report(done: int) -> None:
+            record = run.report(done)
+            if progress is not None:
+                progress(record)
+
+        actions = [(training.log_every, report), (training.checkpoint_every, save)]
+        schedule = Schedule(training.steps, training.warmup, training.floor)
+        train(run.step, schedule, actions, start=start)
     made = convert(learner.model.eval().cpu(), tokenizer, training.model.features, folder / "asr")
     facts = {
         "parameters": sum(parameter.numel() for parameter in learner.model.parameters()),
@@ -237,74 +243,71 @@ def train_asr(
     return made
 
 
-def _loop(
-    learner: _Learner,
-    optimiser: torch.optim.Optimizer,
-    clips: Clips,
-    tokenizer: Tokenizer,
-    training: ASRTraining,
-    settings: dict[str, Any],
-    folder: Path,
-    start: int,
-    device: torch.device,
-    bf16: bool,
-    progress: Callable[[dict[str, Any]], None] | None,
-) -> None:
-    factor = linear_schedule(training.steps, training.warmup, training.floor)
-    speller = _Speller(tokenizer)
-    line = Progress("asr", training.steps, start)
-    log = Log(folder / "log.jsonl", start)
-    sums, began, since = torch.zeros(6, device=device), time.perf_counter(), start
-    parameters = list(learner.parameters())
-    for step in range(start, training.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = training.learning_rate * factor(step)
+class _Run:
+    """The state of a run: the learner, its optimiser, and losses summed since the last log line."""
+
+    def __init__(
+        self,
+        learner: _Learner,
+        optimiser: torch.optim.Optimizer,
+        clips: Clips,
+        tokenizer: Tokenizer,
+        training: ASRTraining,
+        folder: Path,
+        start: int,
+        device: torch.device,
+        bf16: bool,
+    ) -> None:
+        self.learner, self.optimiser, self.clips, self.training = learner, optimiser, clips, training
+        self.device, self.bf16, self.speller = device, bf16, _Speller(tokenizer)
+        self.updates = Updates(learner.parameters(), [optimiser], training.learning_rate, training.clip)
+        self.line, self.log = Progress("asr", training.steps, start), Log(folder / "log.jsonl", start)
+        self.sums, self.norm = torch.zeros(6, device=device), torch.zeros(())
+        self.logged, self.logged_at = start, time.perf_counter()
+
+    def step(self, number: int, factor: float) -> Tensor:
+        """One step (train.tools.trainer): the loss and the gradients' norm."""
+        training = self.training
         first, last = (share * training.steps for share in training.ramp)
-        strength = min(1.0, max(0.0, (step - first) / max(1.0, last - first)))
-        batch = clips.batch(step, strength, device)
-        tokens = tuple(part.to(device) for part in speller.tokens(batch))
-        letters = speller.spell(batch.texts)
-        torch.manual_seed(training.seed * 1_000_003 + step)  # dropout
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            losses = learner.losses(batch, tokens, letters, training)
+        strength = min(1.0, max(0.0, (number - first) / max(1.0, last - first)))
+        batch = self.clips.batch(number, strength, self.device)
+        tokens = tuple(part.to(self.device) for part in self.speller.tokens(batch))
+        letters = self.speller.spell(batch.texts)
+        torch.manual_seed(training.seed * 1_000_003 + number)  # dropout
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            losses = self.learner.losses(batch, tokens, letters, training)
         losses[0].backward()
-        norm = nn.utils.clip_grad_norm_(parameters, training.clip)
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        sums += losses.detach()
-        done = step + 1
-        if done % training.log_every == 0 or done == training.steps:
-            total, loss, phones, ctc, focus, wrong = (sums / (done - since)).tolist()  # waits for the device
-            seconds = time.perf_counter() - began
-            record = {
-                "step": done,
-                "loss": loss,
-                "phones": phones,
-                "ctc": ctc,
-                "focus": focus,
-                "wrong_tokens": wrong,
-                "gradient_norm": float(norm),
-                "clips_per_second": round((done - since) * training.clips.batch / seconds, 1),
-            }
-            if not np.isfinite(total):
-                raise TresseError(f"the loss is not finite at step {done}: lower the learning rate")
-            log.write(record)
-            line.update(done, **{name: value for name, value in record.items() if name != "step"})
-            if progress is not None:
-                progress(record)
-            sums.zero_()
-            began, since = time.perf_counter(), done
-        if done % training.checkpoint_every == 0 or done == training.steps:
-            save_checkpoint(
-                folder / "checkpoint.pt",
-                {
-                    "step": done,
-                    "settings": settings,
-                    "phones": learner.phones,
-                    "learner": learner.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                },
-            )
+        self.norm = self.updates.apply(factor)
+        self.sums += losses.detach()
+        return losses[0].detach() + self.norm
+
+    def report(self, done: int) -> dict[str, Any]:
+        """A line of text and one of the log, on the steps since the last; returns the latter."""
+        since, now = done - self.logged, time.perf_counter()
+        _, loss, phones, ctc, focus, wrong = (self.sums / since).tolist()  # waits for the device
+        record = {
+            "step": done,
+            "loss": loss,
+            "phones": phones,
+            "ctc": ctc,
+            "focus": focus,
+            "wrong_tokens": wrong,
+            "gradient_norm": float(self.norm),
+            "clips_per_second": round(since * self.training.clips.batch / (now - self.logged_at), 1),
+        }
+        self.log.write(record)
+        self.line.update(done, **{name: value for name, value in record.items() if name != "step"})
+        self.sums.zero_()
+        self.logged, self.logged_at = done, now
+        return record
+
+    def state(self) -> dict[str, Any]:
+        """Tensors, and the phones that the learner's head tells."""
+        return {
+            "phones": self.learner.phones,
+            "learner": self.learner.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
 
 
 def _optimiser(learner: nn.Module, training: ASRTraining, device: torch.device) -> torch.optim.AdamW:

@@ -21,9 +21,10 @@ import torch
 from slm.model import ModelConfig, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
-from train.lm.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus
+from train.lm.corpus import TokenCorpus
+from train.lm.packing import IGNORE, PackedStream
 from train.lm.schedule import SLMTraining
-from train.lm.training import optimisers_of, token_losses
+from train.lm.step import PackedStep, optimisers_of
 from train.tools.hardware import bf16_pays, peak_flops
 
 LOADER_SECONDS = 0.5
@@ -48,14 +49,14 @@ def bench_train(
         plain.step()
         times: dict[str, list[tuple[float, int, int]]] = {"packed": [], "plain": []}
         for _ in range(turns):
-            for name, way in (("packed", ours.step), ("plain", plain.step)):
-                times[name].append(_timed(way, device))
-    best = {name: max(units / seconds for seconds, units, _ in held) for name, held in times.items()}
+            for name, step in (("packed", ours.step), ("plain", plain.step)):
+                times[name].append(_timed(step, device))
+    best = {name: max(units / seconds for seconds, units, _ in steps) for name, steps in times.items()}
     useful = {
         "packed": ours.targets / max(1, ours.positions),
         "plain": plain.targets / max(1, plain.positions),
     }
-    seconds, _, attended = max(times["packed"], key=lambda one: one[1] / one[0])
+    seconds, _, attended = max(times["packed"], key=lambda timed: timed[1] / timed[0])
     peak = peak_flops(device, bf16)
     flops = training_flops(ours.model, training.positions, attended) / seconds
     return {
@@ -76,35 +77,35 @@ def bench_train(
 def loader_rate(stream: PackedStream, rows: int) -> float:
     """Units a second of one core that makes batches and does nothing else, planning included."""
     fresh = PackedStream(stream.corpus, stream.mode, row_length=stream.row_length, seed=stream.seed + 1)
-    began, place = time.process_time(), 0
+    began, row = time.process_time(), 0
     while time.process_time() - began < LOADER_SECONDS:
-        fresh.batch(place, rows)
-        place += rows
+        fresh.batch(row, rows)
+        row += rows
     spent = time.process_time() - began
-    return float(fresh.totals(place)[0][0].sum()) / spent
+    return float(fresh.totals(row)[0][0].sum()) / spent
 
 
-def _timed(way: Callable[[], tuple[int, int]], device: torch.device) -> tuple[float, int, int]:
+def _timed(step: Callable[[], tuple[int, int]], device: torch.device) -> tuple[float, int, int]:
     """(s, units, positions attended to) of a step."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     began = time.perf_counter()
-    units, attended = way()
+    units, attended = step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - began, units, attended
 
 
 class _Ours:
-    """Packed rows, as `train.lm.training` trains on them."""
+    """Packed rows, by the step that `train.lm.training` trains with."""
 
     def __init__(
         self, model: Any, stream: PackedStream, training: SLMTraining, device: torch.device, bf16: bool
     ) -> None:
         use_document_attention(model)
         self.model, self.stream, self.training = model.to(device).train(), stream, training
-        self.device, self.bf16 = device, bf16
-        self.optimisers = optimisers_of(self.model, training, device)
+        optimisers = optimisers_of(self.model, training, device)
+        self.packed_step = PackedStep(self.model, optimisers, training, device, half=bf16)
         self.done = self.targets = self.positions = 0
 
     def step(self) -> tuple[int, int]:
@@ -113,16 +114,8 @@ class _Ours:
         batch = self.stream.batch(self.done * rows, rows)
         targets = self.stream.totals((self.done + 1) * rows)[1] - self.stream.totals(self.done * rows)[1]
         units = self.stream.totals((self.done + 1) * rows)[0][0] - self.stream.totals(self.done * rows)[0][0]
-        micro = self.training.rows_a_pass(1)
-        for row in range(0, rows, micro):
-            part: PackedBatch = batch.rows(slice(row, row + micro))
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                losses = token_losses(self.model, part, self.device, half=self.bf16)
-            (losses.sum() / targets).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip)
-        for optimiser in self.optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        self.packed_step.gradients(batch, targets)
+        self.packed_step.updates.apply(1.0)
         self.done += 1
         self.targets += int((batch.targets != IGNORE).sum())
         self.positions += batch.targets.numel()
@@ -229,20 +222,20 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
         intermediate_size=shape["intermediate_size"],
         max_position=shape["max_position_embeddings"],
     )
-    told = list(generate_stories(0, stories, cycles=Cycles(4)))
+    texts = list(generate_stories(0, stories, cycles=Cycles(4)))
     with tempfile.TemporaryDirectory() as scratch:
-        place = Path(scratch) / "corpus"
+        spoken = Path(scratch) / "corpus"
         preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=4)
-        prepare_corpus(told, vocabulary.languages, folder / "units", place, preparation, Voices.load(), workers=1)
-        corpus = TokenCorpus.load(place, vocabulary)
+        prepare_corpus(texts, vocabulary.languages, folder / "units", spoken, preparation, Voices.load(), workers=1)
+        corpus = TokenCorpus.load(spoken, vocabulary)
     return bench_train(corpus, vocabulary, config, SLMTraining(), turns)
 
 
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
     lines = [f"{'':<24}{'useful units/s':>16}{'useful share':>14}"]
-    for name, held in (("packed, this loop", result), ("padded, plain way", result["plain"])):
-        lines.append(f"{name:<24}{held['units_per_second']:>16,.0f}{held['useful_share']:>14.1%}")
+    for name, figures in (("packed, this loop", result), ("padded, plain way", result["plain"])):
+        lines.append(f"{name:<24}{figures['units_per_second']:>16,.0f}{figures['useful_share']:>14.1%}")
     mfu = "" if result["mfu"] is None else f"; MFU {result['mfu']:.0%}"
     lines.append(f"{result['speedup']['plain transformers']:.2f} times the plain way{mfu}")
     lines.append(f"the loader alone: {result['loader_units_per_second'] / 1e6:.1f} million units/s on one core")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torchaudio.functional import edit_distance
 
-from train.asr.data import written
+from train.asr.plan import written
 from train.asr.training import spoken_words
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.tools.checkpoints import atomic_path, write_json

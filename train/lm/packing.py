@@ -1,234 +1,33 @@
-"""From a unit corpus to packed batches: stories braided anew each epoch, documents packed into rows without padding.
+"""From a unit corpus to packed batches: stories interleaved anew each epoch, documents packed into rows without padding.
 
-Legend: B rows of L positions. A *document* is one story as the model sees it: `<bos>`, sentences, `<eos>`, and where it is
-retold the same once more, so that the second telling can look back at the first. Inputs are its tokens but the last and
-targets its tokens but the first, so every position of a document carries a real target. Documents are packed by filling
-each row exactly from a pool of the next 64 (a subset-sum over bit sets, about 30 us a row); one that is longer than a row
-is cut into rows, no other ever. Positions restart with each document; what attention needs is recovered from them in one
-place (train.lm.attention).
+Legend: B rows of L positions. Inputs are a document's (train.lm.corpus) tokens but the last and targets its tokens but
+the first, so every position of a document carries a real target. Documents are packed by filling each row exactly from a
+pool of the next 64 (a subset-sum over bit sets, about 30 us a row); one that is longer than a row is cut into rows, no
+other ever. Positions restart with each document; what attention needs is recovered from them in one function
+(train.lm.attention).
 
-Everything is a pure function of (corpus, seed, row number): nothing here has a state to save. Tokenising happens once,
-on loading; after that one core feeds tens of millions of units a second.
+Everything is a pure function of (corpus, seed, row number): nothing here has a state to save. One core feeds tens of
+millions of units a second.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from slm.errors import TresseError
 from slm.interleave import Mode, draw_languages
-from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import to_device
+from train.lm.corpus import TokenCorpus
 
 IGNORE = -100
 """Target of a position that carries none (torch's `ignore_index`)."""
 POOL = 64
-SENTENCES_AT_ONCE = 50_000
 MINIMUM_DOCUMENTS = 4096
 """A small corpus is packed several epochs at a time, so that the last row's fill does not count."""
-
-
-@dataclass(frozen=True)
-class TokenCorpus:
-    """A unit corpus as flat tokens. Arrays by [story, sentence, language]; the length is 0 past a story's end.
-
-    tokens: int32 [total], each sentence with its tag in front. starts, lengths: where a sentence lies in `tokens`.
-    units: collapsed units of each sentence. index: the story's number in the corpus on disk (draws depend on it).
-    """
-
-    languages: tuple[str, ...]
-    bos_id: int
-    eos_id: int
-    frame_rate: float
-    ids: np.ndarray
-    index: np.ndarray
-    tokens: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    units: np.ndarray
-    left_out: int = 0
-    """Stories with a sentence that has no units in some language: unusable, so not among the stories here."""
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        vocabulary: UnitVocabulary,
-        *,
-        tags: bool = True,
-        progress: Callable[[str], None] | None = None,
-    ) -> TokenCorpus:
-        """Read corpus.json and all Parquet shards of a folder and tokenise every sentence once.
-
-        tags: put the language tag in front of each sentence. Raises TresseError where the corpus cannot be used.
-        """
-        import pyarrow.parquet as parquet
-
-        folder = Path(folder)
-        try:
-            info = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-            languages = tuple(info["languages"])
-            shards = sorted(folder.glob("*.parquet"))
-            if not shards:
-                raise FileNotFoundError(folder)
-        except (OSError, ValueError, KeyError) as error:
-            raise TresseError(f"no unit corpus in {folder}: make one with `tresse prepare`") from error
-        missing = [language for language in languages if language not in vocabulary.tag_ids]
-        if missing:
-            raise TresseError(f"the vocabulary has no tag for {missing[0]}: rebuild it with {', '.join(languages)}")
-        if info.get("codebook_size", vocabulary.codebook_size) != vocabulary.codebook_size:
-            raise TresseError(
-                f"the corpus has {info['codebook_size']} units and the vocabulary {vocabulary.codebook_size}: "
-                "rebuild the vocabulary from this corpus"
-            )
-        ids: list[str] = []
-        tokens, sentences = [], [_Sentences() for _ in languages]
-        total = 0
-        for number, shard in enumerate(shards):
-            try:
-                table = parquet.read_table(shard, columns=["id", *(f"units_{language}" for language in languages)])
-            except Exception as error:  # pyarrow raises many kinds
-                raise TresseError(f"cannot read {shard}: delete it and prepare the corpus again") from error
-            for language, held in zip(languages, sentences, strict=True):
-                column = table.column(f"units_{language}").combine_chunks()
-                encoded = held.add(column, len(ids), vocabulary, language if tags else None, total)
-                tokens.append(encoded)
-                total += len(encoded)
-            ids += table.column("id").to_pylist()
-            if progress is not None:
-                progress(f"tokenised {len(ids):,} stories, {total:,} tokens ({number + 1}/{len(shards)} shards)")
-        if len(ids) < info.get("stories", 0):
-            raise TresseError(f"the corpus in {folder} is not finished: run its preparation again")
-        return cls._assemble(languages, vocabulary, float(info["frame_rate"]), ids, tokens, sentences)
-
-    @classmethod
-    def _assemble(
-        cls,
-        languages: tuple[str, ...],
-        vocabulary: UnitVocabulary,
-        frame_rate: float,
-        ids: list[str],
-        tokens: list[np.ndarray],
-        sentences: list[_Sentences],
-    ) -> TokenCorpus:
-        counts = np.stack([held.counts(len(ids)) for held in sentences])  # [languages, stories]
-        odd = np.flatnonzero((counts != counts[0]).any(axis=0))
-        if len(odd):
-            each = ", ".join(f"{n} in {language}" for n, language in zip(counts[:, odd[0]], languages, strict=True))
-            raise TresseError(f"story {ids[odd[0]]} has sentences that do not align ({each}): prepare the corpus again")
-        shape = (len(ids), int(counts.max(initial=0)), len(languages))
-        arrays = {name: np.zeros(shape, kind) for name, kind in (("start", np.int64), ("length", np.int32))}
-        units = np.zeros(shape, np.int32)
-        for place, held in enumerate(sentences):
-            story, position = held.place()
-            arrays["start"][story, position, place] = np.concatenate(held.starts)
-            arrays["length"][story, position, place] = np.concatenate(held.lengths)
-            units[story, position, place] = np.concatenate(held.units)
-        real = np.arange(shape[1])[None, :, None] < counts[0][:, None, None]
-        usable = np.flatnonzero(((units > 0) | ~real).all(axis=(1, 2)) & (counts[0] > 0))
-        if not len(usable):
-            raise TresseError("the unit corpus has no story whose sentences all have units: prepare it again")
-        return cls(
-            languages=languages,
-            bos_id=vocabulary.bos_id,
-            eos_id=vocabulary.eos_id,
-            frame_rate=frame_rate,
-            ids=np.asarray(ids, dtype=object)[usable],
-            index=usable,
-            tokens=np.concatenate(tokens),
-            starts=arrays["start"][usable],
-            lengths=arrays["length"][usable],
-            units=units[usable],
-            left_out=len(ids) - len(usable),
-        )
-
-    def select(self, stories: np.ndarray) -> TokenCorpus:
-        """Only these stories (positions in this corpus), with the draws they have in the whole corpus."""
-        names = ("ids", "index", "starts", "lengths", "units")
-        return replace(self, **{name: getattr(self, name)[stories] for name in names}, left_out=0)
-
-    def split(self, held_out: int, seed: int) -> tuple[TokenCorpus, TokenCorpus]:
-        """(training, held out): `held_out` distinct story ids, in all their voices, are kept from training."""
-        names = np.unique(self.ids.astype(str))
-        if not 0 <= held_out < len(names):
-            raise TresseError(f"cannot hold out {held_out} of {len(names)} stories: hold out fewer")
-        kept = np.random.default_rng([seed, 1]).permutation(names)[:held_out]
-        held = np.isin(self.ids.astype(str), kept)
-        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
-
-    def document(self, story: int, languages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens int32 [M], language of each token but the first int64 [M - 1]) of one story.
-
-        languages: of each sentence, int64 [sentences], or [tellings, sentences].
-        """
-        tokens: list[np.ndarray | list[int]] = []
-        spoken: list[np.ndarray] = []
-        for telling in np.atleast_2d(languages):
-            lengths = self.lengths[story, np.arange(len(telling)), telling]
-            starts = self.starts[story, np.arange(len(telling)), telling]
-            parts = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
-            tokens += [[self.bos_id], *parts, [self.eos_id]]
-            spoken += [telling[:1], np.repeat(telling, lengths), telling[-1:]]
-        return np.concatenate(tokens).astype(np.int32, copy=False), np.concatenate(spoken)[1:]
-
-
-class _Sentences:
-    """The sentences of one language while a corpus is read: parallel lists of arrays, one per shard."""
-
-    def __init__(self) -> None:
-        self.first_story: list[int] = []
-        self.per_story: list[np.ndarray] = []
-        self.starts: list[np.ndarray] = []
-        self.lengths: list[np.ndarray] = []
-        self.units: list[np.ndarray] = []
-
-    def add(
-        self, column: object, first_story: int, vocabulary: UnitVocabulary, language: str | None, total: int
-    ) -> np.ndarray:
-        """Tokenise a list<list<uint16>> column; returns its flat tokens, which will lie at `total`."""
-        outer = column.offsets.to_numpy().astype(np.int64)  # type: ignore[attr-defined]
-        inner = column.values  # type: ignore[attr-defined]
-        bounds = inner.offsets.to_numpy().astype(np.int64)[outer[0] : outer[-1] + 1]
-        values = inner.values.to_numpy()
-        encoded: list[np.ndarray] = []
-        for first in range(0, len(bounds) - 1, SENTENCES_AT_ONCE):
-            part = bounds[first : first + SENTENCES_AT_ONCE + 1]
-            encoded += vocabulary.encode_batch([values[a:b] for a, b in pairwise(part)])
-        if language is not None:
-            head = np.asarray([vocabulary.tag_ids[language]], dtype=np.int32)
-            encoded = [part for sentence in encoded for part in (head, sentence)]
-        flat = np.concatenate([np.zeros(0, np.int32), *encoded])
-        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        lengths = sizes if language is None else sizes[0::2] + sizes[1::2]
-        self.first_story.append(first_story)
-        self.per_story.append(np.diff(outer))
-        self.starts.append(total + np.cumsum(lengths) - lengths)
-        self.lengths.append(lengths)
-        self.units.append(np.diff(bounds))
-        return flat
-
-    def counts(self, stories: int) -> np.ndarray:
-        counts = np.concatenate([np.zeros(0, np.int64), *self.per_story])
-        if len(counts) != stories:
-            raise ValueError(f"{len(counts)} stories instead of {stories}")
-        return counts
-
-    def place(self) -> tuple[np.ndarray, np.ndarray]:
-        """(story, position in the story) of every sentence read."""
-        counts = np.concatenate(self.per_story)
-        story = np.repeat(np.arange(len(counts)), counts)
-        return story, np.arange(len(story)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
 def pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
@@ -283,6 +82,7 @@ class PackedBatch:
         return PackedBatch(*(to_device(getattr(self, name), device) for name in self.__dataclass_fields__))
 
     def rows(self, part: slice) -> PackedBatch:
+        """Only these rows."""
         return PackedBatch(*(getattr(self, name)[part] for name in self.__dataclass_fields__))
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from slm.errors import TresseError
 from slm.interleave import MONOLINGUAL, RETOLD, Mode
-from train.lm.packing import PackedBatch, PackedStream, TokenCorpus
+from train.lm.corpus import TokenCorpus
+from train.lm.packing import PackedBatch, PackedStream
 
 EPOCHS_PER_STAGE = 1 << 24
 """Stages draw from disjoint ranges of epochs,"""

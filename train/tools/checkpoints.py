@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pickle
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from slm.errors import TresseError
 
 
 @contextmanager
@@ -35,24 +41,60 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state (tensors, numbers, strings in dicts and lists) atomically."""
-    with atomic_path(path) as temporary:
-        torch.save(state, temporary)
+    """Write a training state (tensors, numbers, strings in dicts and lists) atomically, down to the disk.
+
+    The state that was there stays beside it as `previous_generation(path)`, unless it is damaged.
+    """
+    previous = previous_generation(path)
+    with atomic_path(path) as newest:
+        with newest.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if not path.exists():
+            previous.unlink(missing_ok=True)  # of a run whose checkpoint was deleted
+        elif zipfile.is_zipfile(path):
+            with atomic_path(previous) as older:
+                try:
+                    os.link(path, older)
+                except OSError:  # a file system without hard links
+                    shutil.copyfile(path, older)
+    with suppress(OSError):  # not every system opens folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def previous_generation(path: Path) -> Path:
+    """Where the checkpoint before the one at `path` is."""
+    return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:
-    """Read what `save_checkpoint` wrote, or None where there is none yet. Never unpickles code."""
+    """Read what `save_checkpoint` wrote, or None where there is none yet. Never unpickles code.
+
+    Where the newest is damaged (a full disk, a power cut) the one before is read, and a line on standard error says so.
+    Raises TresseError where neither can be read.
+    """
     if not path.exists():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)
+    for candidate in (path, previous_generation(path)):
+        state = _read(candidate)
+        if state is not None:
+            if candidate != path:
+                print(f"{path} is damaged: going on from {candidate.name}", file=sys.stderr)
+            return state
+    raise TresseError(f"{path} is damaged and there is none before it: delete it to begin this training again")
 
 
-def linear_schedule(steps: int, warmup: int, floor: float = 0.0) -> Callable[[int], float]:
-    """Linear warm-up, then linear decay to `floor`, as a factor of the peak learning rate, by step."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / max(1, warmup)
-        return max(floor, 1.0 - (step - warmup) / max(1, steps - warmup) * (1.0 - floor))
-
-    return factor
+def _read(path: Path) -> dict[str, Any] | None:
+    """The state in a file, or None where the file is missing or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                return None
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError):
+        return None

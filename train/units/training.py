@@ -29,10 +29,11 @@ from torch import Tensor
 from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
 from train.speech.time_warping import dtw_batch
 from train.speech.voices import SAMPLE_RATE, Speaker, Voices, speak
-from train.tools.checkpoints import linear_schedule, load_checkpoint, save_checkpoint
+from train.tools.checkpoints import load_checkpoint, save_checkpoint
 from train.tools.hardware import bf16_pays
 from train.tools.kmeans import kmeans
 from train.tools.progress import Progress
+from train.tools.trainer import Schedule, Updates, train
 from train.tools.workers import worker_pool
 
 
@@ -277,33 +278,34 @@ def _train(
 ) -> None:
     """Train the network to predict the names of `data`, in place; goes on from the checkpoint."""
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=0.01)
-    factor = linear_schedule(steps, warmup=100, floor=0.02)
-    step = 0
+    updates = Updates(network.parameters(), [optimiser], training.learning_rate, clip=1.0)
+    start = 0
     if state := load_checkpoint(checkpoint):
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
-        step = state["step"]
-    progress = Progress(title, steps, start=step)
-    network.train()
-    while step < steps:
-        mels, names, mask = draw_batch(data, training, step)
-        for group in optimiser.param_groups:
-            group["lr"] = training.learning_rate * factor(step)
+        start = state["step"]
+    progress = Progress(title, steps, start=start)
+    last: dict[str, Tensor] = {}
+
+    def step(number: int, factor: float) -> Tensor:
+        mels, names, mask = draw_batch(data, training, number)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
             logits, _ = network(mels)
         names, weight = names[:, : logits.shape[1]], mask[:, : logits.shape[1]].flatten()
-        loss = F.cross_entropy(
+        losses = F.cross_entropy(
             logits.float().flatten(0, 1), names.flatten(), label_smoothing=0.05, reduction="none"
         )  # fmt: skip
-        loss = (loss * weight).sum() / weight.sum()
-        optimiser.zero_grad(set_to_none=True)
+        loss = (losses * weight).sum() / weight.sum()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
-        step += 1
-        if progress.due() or step == steps:
-            progress.update(step, loss=loss.item(), accuracy=(logits.argmax(-1) == names).float().mean().item())
-        if step % training.checkpoint_every == 0 or step == steps:
-            save_checkpoint(
-                checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-            )
+        last.update(loss=loss.detach(), accuracy=(logits.argmax(-1) == names).float().mean())
+        return last["loss"] + updates.apply(factor)
+
+    def log(done: int) -> None:
+        progress.update(done, **{name: value.item() for name, value in last.items()})
+
+    def save(done: int) -> None:
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
+        save_checkpoint(checkpoint, state)
+
+    network.train()
+    train(step, Schedule(steps, warmup=100, floor=0.02), [(1, log), (training.checkpoint_every, save)], start=start)

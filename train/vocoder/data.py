@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,8 @@ from train.speech.voices import SAMPLE_RATE, Voices
 from train.tools.progress import Progress
 from train.units.training import mfcc, speak_all
 from train.vocoder.losses import DISCRIMINATORS
+from train.vocoder.settings import VocoderTraining
 from vocoder.config import VocoderConfig
-
-if TYPE_CHECKING:
-    from train.vocoder.training import VocoderTraining
 
 MFCC_RATE = 50.0
 """Hz of `train.units.training.mfcc`."""
@@ -36,7 +34,7 @@ class Clip:
     """One sentence. waveform: float32 [samples] at the vocoder's rate; units: of the vocoder's frame rate.
 
     pitch: f0 in Hz (0: unvoiced) and phase of the fundamental in rad of every head frame, float32 [2, frames]; None: to be
-    found.
+    measured.
     """
 
     waveform: np.ndarray
@@ -75,8 +73,8 @@ def make_clips(
     progress = Progress("vocoder units", len(order), unit="clips")
     for first in range(0, len(order), 16):
         block = order[first : first + 16]
-        for index, found in zip(block, encoder.encode_batch([waveforms[i] for i in block]), strict=True):
-            units[index] = found
+        for index, encoded in zip(block, encoder.encode_batch([waveforms[i] for i in block]), strict=True):
+            units[index] = encoded
         progress.update(first + len(block))
     group, spoken = len(voices.vocoder) + others, len(voices.vocoder)
     own = [index for index in range(len(waveforms)) if index % group < spoken]
@@ -85,15 +83,14 @@ def make_clips(
         Clip(waveforms[index], units[index], requests[index][2].name, requests[index][1], pitch)
         for index, pitch in zip(own, pitches, strict=True)
     ]
-    pairs = [(one, index // group * group + other) for one, index in enumerate(own) for other in range(spoken, group)]
+    pairs = [(clip, index // group * group + other) for clip, index in enumerate(own) for other in range(spoken, group)]
     for first in range(0, len(pairs), 64):
         part = pairs[first : first + 64]
-        sources = [mfcc(clips[one].waveform)[:, :13] for one, _ in part]
+        sources = [mfcc(clips[clip].waveform)[:, :13] for clip, _ in part]
         targets = [mfcc(waveforms[other])[:, :13] for _, other in part]
-        for (one, other), path in zip(part, dtw_batch(sources, targets), strict=True):
-            clips.append(
-                replace(clips[one], units=aligned_units(units[other], clips[one].units, path.numpy(), encoder))
-            )
+        for (clip, other), path in zip(part, dtw_batch(sources, targets), strict=True):
+            aligned = aligned_units(units[other], clips[clip].units, path.numpy(), encoder)
+            clips.append(replace(clips[clip], units=aligned))
     return clips
 
 
@@ -140,8 +137,8 @@ def check(config: VocoderConfig, training: VocoderTraining, clips: list[Clip]) -
     if not clips:
         raise TresseError("no clips with units to train the vocoder on: prepare the data first")
     unknown = [clip.waveform for clip in clips if clip.pitch is None]
-    found = iter(measure_pitch(unknown, config.sample_rate, config.hop_length))
-    return [clip if clip.pitch is not None else replace(clip, pitch=next(found)) for clip in clips]
+    pitches = iter(measure_pitch(unknown, config.sample_rate, config.hop_length))
+    return [clip if clip.pitch is not None else replace(clip, pitch=next(pitches)) for clip in clips]
 
 
 @dataclass
@@ -172,11 +169,11 @@ class Batch:
 
 
 def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Clip], step: int) -> Batch:
-    """The batch of this step, a pure function of (seed, step): clips by their length, then a place in each."""
+    """The batch of this step, a pure function of (seed, step): clips by their length, then an offset in each."""
     rng = np.random.default_rng([training.seed, step])
     frames = np.array([int(clip.units.run_lengths.sum()) for clip in clips], np.float64)
     chosen = rng.choice(len(clips), training.batch_size, p=frames / frames.sum())
-    places = rng.random(training.batch_size)
+    offsets = rng.random(training.batch_size)
     repeats, hop = config.repeats, config.hop_length
     segment = max(1, round(training.segment_seconds * config.frame_rate))
     context = round(training.context_seconds * config.frame_rate)
@@ -184,10 +181,10 @@ def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Cli
     window = (context + segment + ahead) * repeats
     longest = max(len(clips[index].units) for index in chosen)
     rows: list[dict[str, Any]] = []
-    for index, place in zip(chosen, places, strict=True):
+    for index, offset in zip(chosen, offsets, strict=True):
         clip = clips[index]
         total = int(frames[index])
-        begin = int(place * (max(0, total - segment) + 1))
+        begin = int(offset * (max(0, total - segment) + 1))
         cut = max(0, begin - context)  # at a clip's start there is no context, and the fresh state is exact
         steps = clip.units.run_lengths * repeats
         ends = np.cumsum(steps)
@@ -196,7 +193,7 @@ def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Cli
         frame = np.minimum(frame, total * repeats - 1)
         unit = np.searchsorted(ends, frame, side="right")
         to_end = ends[unit] - 1 - frame
-        assert clip.pitch is not None  # `check` has found it
+        assert clip.pitch is not None  # `check` has measured it
         tone = np.where(inside, clip.pitch[:, np.minimum(frame, clip.pitch.shape[1] - 1)], 0.0).astype(np.float32)
         samples = clip.waveform[begin * config.frame_samples : (begin + segment) * config.frame_samples]
         padding = longest - len(clip.units)

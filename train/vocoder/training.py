@@ -13,9 +13,10 @@ samples/ (held-out clips and their spectrograms).
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from torch import Tensor, nn
 from slm.audio import write_wav
 from slm.bundle import choose_device
 from slm.errors import TresseError
-from train.tools.checkpoints import atomic_path, linear_schedule, load_checkpoint, save_checkpoint
+from train.tools.checkpoints import atomic_path, load_checkpoint, save_checkpoint
 from train.tools.hardware import bf16_pays
 from train.tools.progress import Log
+from train.tools.trainer import Schedule, Updates, train
 from train.vocoder.data import Batch, Clip, check, draw_batch
 from train.vocoder.losses import Discriminators, SpectralLoss
+from train.vocoder.settings import VocoderTraining
 from vocoder.config import VocoderConfig
 from vocoder.istft import Source, limit
 from vocoder.model import Vocoder
@@ -39,41 +42,6 @@ from vocoder.prosody import duration_loss, pitch_loss
 
 SAMPLES = 4
 """Held-out clips that are kept to be listened to."""
-
-
-@dataclass(frozen=True)
-class VocoderTraining:
-    """How to train. Lengths in s; `context_seconds` precede each segment and are not counted by the loss.
-
-    adversarial_from: the step from which the discriminators ("thin" or "stock") take part; None: never. They hear
-    `adversarial_clips` segments of each batch. device, precision: "auto" takes CUDA and bfloat16 where the machine has
-    them ("cpu", "cuda"; "float32", "bfloat16" ask for one).
-    """
-
-    steps: int
-    batch_size: int = 12
-    segment_seconds: float = 0.8
-    context_seconds: float = 0.3
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    seed: int = 0
-    adversarial_from: int | None = None
-    adversarial_clips: int = 6
-    discriminator: str = "thin"
-    discriminator_learning_rate: float = 3e-4
-    mel_weight: float = 15.0
-    convergence_weight: float = 1.0
-    duration_weight: float = 1.0
-    pitch_weight: float = 4.0
-    voicing_weight: float = 1.0
-    adversarial_weight: float = 1.0
-    matching_weight: float = 2.0
-    validation_clips: int = 12
-    log_every: int = 50
-    checkpoint_every: int = 500
-    sample_every: int = 1000
-    device: str = "auto"
-    precision: str = "auto"
 
 
 def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[Tensor, dict[str, Tensor]]:
@@ -111,32 +79,42 @@ def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[
 class Trainer:
     """The state of a training: weights, optimisers, steps done; and one step of it."""
 
-    def __init__(self, config: VocoderConfig, training: VocoderTraining) -> None:
-        self.config, self.training = config, training
+    def __init__(self, config: VocoderConfig, training: VocoderTraining, clips: list[Clip]) -> None:
+        """clips: those to train on, with their pitch."""
+        self.config, self.training, self.clips = config, training, clips
         self.device = torch.device(choose_device(training.device))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.vocoder = Vocoder(config).to(self.device).train()
             adversarial = training.adversarial_from is not None
-            self.judges = Discriminators(training.discriminator).to(self.device) if adversarial else None
+            self.discriminators = Discriminators(training.discriminator).to(self.device) if adversarial else None
         self.spectral = SpectralLoss(config.sample_rate).to(self.device)
         self.autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=use_bfloat16(training.precision, self.device)
         )
         self.optimiser = _adamw(self.vocoder, training.learning_rate)
-        self.judge_optimiser = _adamw(self.judges, training.discriminator_learning_rate) if self.judges else None
-        self.factor = linear_schedule(training.steps, training.warmup, floor=0.02)
-        self.step = 0
+        self.updates = Updates(self.vocoder.parameters(), [self.optimiser], training.learning_rate, clip=10.0)
+        self.schedule = Schedule(training.steps, training.warmup, floor=0.02)
+        self.done = 0
+        self.losses: dict[str, Tensor] = {}
+        """Of the last step: scalars, on the device."""
+        if self.discriminators is not None:
+            rate = training.discriminator_learning_rate
+            self.discriminator_optimiser = _adamw(self.discriminators, rate)
+            self.discriminator_updates = Updates(
+                self.discriminators.parameters(), [self.discriminator_optimiser], rate, clip=math.inf
+            )
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs: tensors, numbers and strings."""
+        """All that `restore` needs: tensors, numbers and strings. Fields named `judge` are the discriminators'."""
+        adversarial = self.discriminators is not None
         return {
             "config": asdict(self.config),
-            "step": self.step,
+            "step": self.done,
             "vocoder": self.vocoder.state_dict(),
             "optimiser": self.optimiser.state_dict(),
-            "judges": self.judges.state_dict() if self.judges else None,
-            "judge_optimiser": self.judge_optimiser.state_dict() if self.judge_optimiser else None,
+            "judges": self.discriminators.state_dict() if self.discriminators is not None else None,
+            "judge_optimiser": self.discriminator_optimiser.state_dict() if adversarial else None,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -145,18 +123,15 @@ class Trainer:
             raise TresseError("the checkpoint is of a vocoder with other settings: train into another folder")
         self.vocoder.load_state_dict(state["vocoder"])
         self.optimiser.load_state_dict(state["optimiser"])
-        if self.judges is not None and self.judge_optimiser is not None and state["judges"] is not None:
-            self.judges.load_state_dict(state["judges"])
-            self.judge_optimiser.load_state_dict(state["judge_optimiser"])
-        self.step = state["step"]
+        if self.discriminators is not None and state["judges"] is not None:
+            self.discriminators.load_state_dict(state["judges"])
+            self.discriminator_optimiser.load_state_dict(state["judge_optimiser"])
+        self.done = state["step"]
 
-    def advance(self, clips: list[Clip]) -> dict[str, Tensor]:
-        """One step: the losses as scalar tensors (not synchronised)."""
+    def step(self, number: int, factor: float) -> Tensor:
+        """One step (train.tools.trainer): the loss and the gradients' norm, a scalar that is not synchronised."""
         training = self.training
-        batch = draw_batch(self.config, training, clips, self.step).to(self.device)
-        factor = self.factor(self.step)
-        self.optimiser.param_groups[0]["lr"] = training.learning_rate * factor
-        self.optimiser.zero_grad(set_to_none=True)
+        batch = draw_batch(self.config, training, self.clips, number).to(self.device)
         fake, prosody = generate(self.vocoder, batch, self.autocast)
         mel, convergence = self.spectral(fake, batch.segment_BL)
         loss = training.mel_weight * mel + training.convergence_weight * convergence
@@ -164,37 +139,34 @@ class Trainer:
         loss = loss + training.pitch_weight * prosody["pitch"] + training.voicing_weight * prosody["voicing"]
         losses = {"mel": mel, "convergence": convergence, **prosody}
         roots, gradients = [loss], [torch.ones_like(loss)]
-        if self.judges is not None and self.step >= (training.adversarial_from or 0):
-            judged, gradient = self._judge(batch.segment_BL, fake, factor)
-            losses |= judged
+        if self.discriminators is not None and number >= (training.adversarial_from or 0):
+            adversarial, gradient = self._discriminate(batch.segment_BL, fake, factor)
+            losses |= adversarial
             roots.append(fake)
             gradients.append(gradient)
         torch.autograd.backward(roots, gradients)
-        nn.utils.clip_grad_norm_(self.vocoder.parameters(), 10.0)
-        self.optimiser.step()
-        self.step += 1
-        return {name: value.detach() for name, value in losses.items()}
+        norm = self.updates.apply(factor)
+        self.done = number + 1
+        self.losses = {name: value.detach() for name, value in losses.items()}
+        return torch.stack([*self.losses.values(), norm]).sum()
 
-    def _judge(self, real_BL: Tensor, fake_BL: Tensor, factor: float) -> tuple[dict[str, Tensor], Tensor]:
+    def _discriminate(self, real_BL: Tensor, fake_BL: Tensor, factor: float) -> tuple[dict[str, Tensor], Tensor]:
         """Update the discriminators; the losses, and what the waveform is to learn from them: its gradient [B, L].
 
         One pass over each waveform serves both sides: the discriminators' weights take the gradient of their loss
         only, the waveform that of the generator's only.
         """
         training = self.training
-        assert self.judges is not None
-        assert self.judge_optimiser is not None
+        assert self.discriminators is not None
         some = slice(0, training.adversarial_clips)
         heard = fake_BL[some].detach().requires_grad_()
         with self.autocast:
-            judge_loss, fooled, matching = self.judges(real_BL[some], heard)
+            own_loss, fooled, matching = self.discriminators(real_BL[some], heard)
         wanted = training.adversarial_weight * fooled + training.matching_weight * matching
         (gradient,) = torch.autograd.grad(wanted, heard, retain_graph=True)
-        self.judge_optimiser.param_groups[0]["lr"] = training.discriminator_learning_rate * factor
-        self.judge_optimiser.zero_grad(set_to_none=True)
-        judge_loss.backward(inputs=list(self.judges.parameters()))
-        self.judge_optimiser.step()
-        losses = {"discriminator": judge_loss, "adversarial": fooled, "matching": matching}
+        own_loss.backward(inputs=list(self.discriminators.parameters()))
+        self.discriminator_updates.apply(factor)
+        losses = {"discriminator": own_loss, "adversarial": fooled, "matching": matching}
         return losses, F.pad(gradient, (0, 0, 0, len(fake_BL) - len(gradient)))
 
     @torch.no_grad()
@@ -213,8 +185,8 @@ class Trainer:
             if folder is not None and index < SAMPLES:
                 name = f"{index:02d}-{clip.language}-{clip.speaker}".replace("/", "_")
                 write_wav(folder / f"{name}-original.wav", clip.waveform, self.config.sample_rate)
-                write_wav(folder / f"{name}-step{self.step:06d}.wav", spoken, self.config.sample_rate)
-                plot_spectrograms(folder / f"{name}-step{self.step:06d}.png", pair, self.config.sample_rate)
+                write_wav(folder / f"{name}-step{self.done:06d}.wav", spoken, self.config.sample_rate)
+                plot_spectrograms(folder / f"{name}-step{self.done:06d}.png", pair, self.config.sample_rate)
         self.vocoder.train()
         means = {f"validation_mel_{name}": float(np.mean(losses)) for name, losses in groups.items()}
         return {"validation_mel": float(np.mean(list(means.values()))), **means}
@@ -247,31 +219,30 @@ def train_vocoder(
 
     progress: called with every line of the log. Raises TresseError for clips or settings that cannot be trained on.
     """
-    clips = check(config, training, clips)
-    trainer = Trainer(config, training)
+    held_out, clips = hold_out(check(config, training, clips), training)
+    trainer = Trainer(config, training, clips)
     checkpoint = load_checkpoint(folder / "checkpoint.pt")
     if checkpoint is not None:
         trainer.restore(checkpoint)
     folder.mkdir(parents=True, exist_ok=True)
-    log = Log(folder / "log.jsonl", trainer.step)
-    held_out, clips = hold_out(clips, training)
-    began, from_step = time.monotonic(), trainer.step
-    while trainer.step < training.steps:
-        losses = trainer.advance(clips)
-        step, last = trainer.step, trainer.step == training.steps
-        if step % training.log_every == 0 or last:
-            record: dict[str, Any] = {"step": step, **{name: round(float(x), 5) for name, x in losses.items()}}
-            if not np.isfinite(record["mel"]):
-                raise TresseError(f"the loss is not finite at step {step}: lower the learning rate")
-            record["steps_per_second"] = round((step - from_step) / (time.monotonic() - began), 3)
-            if held_out and (step % training.sample_every == 0 or last):
-                record |= trainer.validate(held_out, folder / "samples")
-            log.write(record)
-            print(_line(record, training.steps), flush=True)
-            if progress is not None:
-                progress(record)
-        if step % training.checkpoint_every == 0 or last:
-            save_checkpoint(folder / "checkpoint.pt", trainer.state())
+    start, began = trainer.done, time.monotonic()
+    log = Log(folder / "log.jsonl", start)
+
+    def report(done: int) -> None:
+        record: dict[str, Any] = {"step": done, **{name: round(float(x), 5) for name, x in trainer.losses.items()}}
+        record["steps_per_second"] = round((done - start) / (time.monotonic() - began), 3)
+        if held_out and (done % training.sample_every == 0 or done == training.steps):
+            record |= trainer.validate(held_out, folder / "samples")
+        log.write(record)
+        print(_line(record, training.steps), flush=True)
+        if progress is not None:
+            progress(record)
+
+    def save(done: int) -> None:
+        save_checkpoint(folder / "checkpoint.pt", trainer.state())
+
+    actions = [(training.log_every, report), (training.checkpoint_every, save)]
+    train(trainer.step, trainer.schedule, actions, start=start)
     vocoder = trainer.vocoder.cpu().eval()
     vocoder.save(folder)
     return vocoder

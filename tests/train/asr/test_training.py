@@ -20,22 +20,11 @@ from tokenizers import Tokenizer
 
 from slm.errors import TresseError
 from slm.transcribe import RATE, Segment, Transcriber, Transcript, speech_pieces
-from train.asr.data import (
-    UNKNOWN,
-    Clips,
-    ClipSettings,
-    MelFeatures,
-    PoolSettings,
-    Studio,
-    Utterance,
-    augment,
-    frame_phones,
-    make_pool,
-    plan_pool,
-    scramble,
-    written,
-)
+from train.asr.clips import Clips, ClipSettings, augment
+from train.asr.features import MelFeatures
 from train.asr.model import SPECIAL, ASRModel, train_tokenizer
+from train.asr.plan import PoolSettings, Utterance, plan_pool, scramble, written
+from train.asr.pool import UNKNOWN, Renderer, frame_phones, make_pool
 from train.asr.training import ASRTraining, spoken_words, train_asr
 from train.evaluate.recogniser import evaluate_recogniser
 from train.speech.augmentation import Augmentation
@@ -274,7 +263,7 @@ def test_features_are_faster_whispers(tmp_path: Path, one_voice: Voices) -> None
     """A clip without augmentation is what the recogniser will be given for that waveform, zero behind its end."""
     features = MelFeatures()
     plan = plan_pool(replace(TRAINING.pool, utterances=4), SENTENCES, list(one_voice.training))
-    pool = make_pool(plan, Studio(features, one_voice, Augmentation()), tmp_path, 1)
+    pool = make_pool(plan, Renderer(features, one_voice, Augmentation()), tmp_path, 1)
     settings = replace(
         PLAIN, batch=1, together=0.0, whole=1.0, noise=0.0, equaliser=0.0, silence=(0.0, 0.0), gain=(0.0, 0.0)
     )
@@ -295,7 +284,7 @@ def test_features_are_faster_whispers(tmp_path: Path, one_voice: Voices) -> None
 def test_batches_are_a_function_of_seed_and_step(tmp_path: Path, one_voice: Voices) -> None:
     features = MelFeatures()
     plan = plan_pool(replace(TRAINING.pool, utterances=6), SENTENCES, list(one_voice.training))
-    pool = make_pool(plan, Studio(features, one_voice, Augmentation()), tmp_path, 1)
+    pool = make_pool(plan, Renderer(features, one_voice, Augmentation()), tmp_path, 1)
     clips = Clips(pool, features, ClipSettings(batch=4, block=3, together=0.5), 0)
     batches = [clips.batch(step) for step in range(6)]
     again = [Clips(pool, features, clips.settings, 0).batch(step) for step in (5, 2)]
@@ -319,8 +308,8 @@ def test_batches_are_a_function_of_seed_and_step(tmp_path: Path, one_voice: Voic
 
 
 def test_the_pool_goes_on_and_refuses_others(tmp_path: Path, voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.asr.data.SHARD", 3)
-    studio = Studio(MelFeatures(), voices, Augmentation())
+    monkeypatch.setattr("train.asr.pool.SHARD", 3)
+    renderer = Renderer(MelFeatures(), voices, Augmentation())
     plan = plan_pool(PoolSettings(utterances=8), SENTENCES, list(voices.training))
     assert [one.language for one in plan] == ["en", "fr"] * 4
     assert {one.speaker for one in plan} <= set(voices.training)
@@ -334,13 +323,13 @@ def test_the_pool_goes_on_and_refuses_others(tmp_path: Path, voices: Voices, mon
     retimed = [one.through for one in other if one.retimed]
     assert all(retimed)
     assert 60 < len(retimed) < 140
-    first = make_pool(plan, studio, tmp_path, 1)
+    first = make_pool(plan, renderer, tmp_path, 1)
     (tmp_path / "shard-0001.npz").unlink()
-    second = make_pool(plan, studio, tmp_path, 1)
+    second = make_pool(plan, renderer, tmp_path, 1)
     assert np.array_equal(first.mels_FM, second.mels_FM)
     assert [len(first.mel(index)) for index in range(8)] == first.lengths.tolist()
     with pytest.raises(TresseError, match="other sentences"):
-        make_pool(plan[:-1], studio, tmp_path, 1)
+        make_pool(plan[:-1], renderer, tmp_path, 1)
 
 
 def test_the_pool_knows_the_phones(tmp_path: Path, one_voice: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,11 +339,11 @@ def test_the_pool_knows_the_phones(tmp_path: Path, one_voice: Voices, monkeypatc
     def shortened(waveform: np.ndarray, *_: object) -> tuple[np.ndarray, np.ndarray]:
         return waveform[: int(next(rests) * len(waveform))], np.full((2, 1), len(waveform) / 16000)
 
-    monkeypatch.setattr("train.asr.data.resynthesise", shortened)
-    monkeypatch.setattr(Studio, "fingerprint", lambda *_: "")
+    monkeypatch.setattr("train.asr.pool.resynthesise", shortened)
+    monkeypatch.setattr(Renderer, "fingerprint", lambda *_: "")
     plan = plan_pool(PoolSettings(utterances=6, recorded=0.5), SENTENCES, list(one_voice.training))
     plan = [replace(one, through=number >= 2) for number, one in enumerate(plan)]
-    pool = make_pool(plan, Studio(MelFeatures(), one_voice, Augmentation(), tmp_path), tmp_path, 1)
+    pool = make_pool(plan, Renderer(MelFeatures(), one_voice, Augmentation(), tmp_path), tmp_path, 1)
     for number in range(4):
         labels = pool.labels(number)
         assert len(labels) == len(pool.mel(number))
@@ -373,13 +362,13 @@ def test_phones_move_with_the_vocoders_own_timing(one_voice: Voices) -> None:
     silence is silent, as it is with the run lengths that were heard."""
     from slm.bundle import SHIPPED
 
-    studio = Studio(MelFeatures(), one_voice, Augmentation(), SHIPPED)
+    renderer = Renderer(MelFeatures(), one_voice, Augmentation(), SHIPPED)
     speaker, gaps, spans = next(iter(one_voice.training)), [], []
     for retimed in (False, True):
         for language, text in SENTENCES:
-            waveform, heard = studio.record(Utterance(language, text, speaker, through=True, retimed=retimed))
-            mel = studio.features(waveform).max(1)
-            labels = frame_phones(heard, len(mel), studio.features)
+            waveform, heard = renderer.record(Utterance(language, text, speaker, through=True, retimed=retimed))
+            mel = renderer.features(waveform).max(1)
+            labels = frame_phones(heard, len(mel), renderer.features)
             gaps.append(mel[labels != SILENCE].mean() - mel[labels == SILENCE].mean())
             spans.append(heard[-1].end)
             assert abs(heard[-1].end - len(waveform) / 16000) < 0.1

@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState
 
 from tests.train.lm.test_training import SMALL, TRAINING, vocabulary, write_corpus
 from train.bench.train import bench_train, table
-from train.lm.packing import TokenCorpus
+from train.lm.corpus import TokenCorpus
 
 
 def test_both_ways_are_timed_on_the_same_stories(tmp_path: Path) -> None:

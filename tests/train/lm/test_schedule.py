@@ -15,7 +15,8 @@ from slm.errors import TresseError
 from slm.interleave import draw_languages
 from tests.train.lm.test_training import TRAINING, vocabulary, write_corpus
 from train.lm.attention import CALL, GROUPS, Documents, split_lengths
-from train.lm.packing import IGNORE, TokenCorpus
+from train.lm.corpus import TokenCorpus
+from train.lm.packing import IGNORE
 from train.lm.schedule import SLMTraining, Stage, StagedStream
 
 LANGUAGES = ("en", "fr", "de")

@@ -27,9 +27,11 @@ from slm.interleave import braid, draw_languages
 from slm.model import ModelConfig
 from slm.units import UnitVocabulary
 from train.lm.attention import document_mask, use_document_attention
-from train.lm.packing import IGNORE, PackedBatch, PackedStream, TokenCorpus, evaluation_batches, pack
+from train.lm.corpus import TokenCorpus
+from train.lm.packing import IGNORE, PackedBatch, PackedStream, evaluation_batches, pack
 from train.lm.schedule import SLMTraining, Stage, StagedStream
-from train.lm.training import token_losses, train_slm
+from train.lm.step import token_losses
+from train.lm.training import train_slm
 
 UNITS = 40
 SMALL = ModelConfig(hidden_size=32, layers=2, heads=4, intermediate_size=48, key_value_heads=2)
@@ -281,7 +283,7 @@ def test_packed_losses_and_gradients_equal_those_of_each_document_alone(
 ) -> None:
     if how == "mask":
         monkeypatch.setattr(
-            "train.lm.training.attention_inputs",
+            "train.lm.step.attention_inputs",
             lambda positions, *_, **__: {"position_ids": positions, "attention_mask": document_mask(positions)},
         )
     batch = PackedStream(corpus, "interleaved", row_length=96, seed=2).batch(0, 3)
@@ -480,6 +482,14 @@ def test_a_finished_run_only_loads_and_other_settings_are_refused(folder: Path, 
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     with pytest.raises(TresseError, match=r"learning_rate=0\.0015, not 0\.002"):
         train_slm(SMALL, replace(training, learning_rate=2e-3), vocabulary(), folder, tmp_path, progress=None)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(folder: Path, tmp_path: Path) -> None:
+    broken = replace(TRAINING, learning_rate=1e30, warmup=0, checkpoint_every=3, log_every=100)
+    with pytest.raises(TresseError, match="lower the learning rate"):
+        train_slm(SMALL, broken, vocabulary(), folder, tmp_path, progress=None)
+    assert not (tmp_path / "checkpoint.pt").exists()
+    assert not (tmp_path / "slm").exists()
 
 
 @pytest.mark.parametrize(

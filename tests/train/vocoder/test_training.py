@@ -18,7 +18,8 @@ from slm.units import Units
 from train.speech.voices import SAMPLE_RATE, Voices
 from train.tools.checkpoints import load_checkpoint
 from train.vocoder.data import Clip, check, draw_batch, make_clips
-from train.vocoder.training import VocoderTraining, generate, hold_out, train_vocoder
+from train.vocoder.settings import VocoderTraining
+from train.vocoder.training import generate, hold_out, train_vocoder
 from vocoder.config import VocoderConfig
 from vocoder.model import Vocoder
 
@@ -114,6 +115,17 @@ def test_interrupted_training_ends_with_the_same_weights(tmp_path: Path, killed_
         assert {k: v for k, v in one.items() if k != "steps_per_second"} == {
             k: v for k, v in two.items() if k != "steps_per_second"
         }
+
+
+def test_an_emptied_checkpoint_costs_no_more_than_the_steps_since_the_one_before(tmp_path: Path) -> None:
+    straight = weights(train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path))
+    (tmp_path / "checkpoint.pt").write_bytes(b"")
+    steps: list[int] = []
+    again = train_vocoder(
+        CONFIG, TRAINING, tone_clips(), tmp_path, progress=lambda record: steps.append(record["step"])
+    )
+    assert steps == [6, 8]  # from the checkpoint of step 4
+    assert all(torch.equal(value, straight[name]) for name, value in weights(again).items())
 
 
 def test_the_folder_holds_what_was_trained(tmp_path: Path) -> None:
@@ -219,6 +231,14 @@ def test_what_cannot_be_trained_on_is_refused(tmp_path: Path) -> None:
     train_vocoder(CONFIG, short, clips, tmp_path / "run")
     with pytest.raises(TresseError, match="another folder"):
         train_vocoder(replace(CONFIG, dim=16), short, clips, tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(tmp_path: Path) -> None:
+    broken = replace(TRAINING, learning_rate=1e30, warmup=0, log_every=5)
+    with pytest.raises(TresseError, match="lower the learning rate"):
+        train_vocoder(CONFIG, broken, tone_clips(), tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt") is None
+    assert (tmp_path / "log.jsonl").read_text() == ""
 
 
 def test_bfloat16_trains_too(tmp_path: Path) -> None:
