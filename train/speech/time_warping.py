@@ -1,4 +1,4 @@
-"""Dynamic time warping of two utterances of one sentence, batched.
+"""Dynamic time warping of two utterances of one sentence, batched, and the MFCCs that they are compared by.
 
 Sakoe and Chiba, "Dynamic programming algorithm optimization for spoken word recognition", 1978. The table is filled along
 its anti-diagonals, all pairs of a batch at once: N + M vector operations instead of N x M scalar ones.
@@ -6,8 +6,16 @@ its anti-diagonals, all pairs of a batch at once: N + M vector operations instea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
+import torch.nn.functional as F
+import torchaudio
 from torch import Tensor
+
+from slm.units.conv import FRAME
+from train.speech.voices import SAMPLE_RATE
 
 
 def dtw_batch(sources: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
@@ -52,3 +60,27 @@ def dtw_batch(sources: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
 def _min3(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     best, which = torch.stack([a, b, c]).min(dim=0)
     return best, which.to(torch.int8)
+
+
+def mfcc(waveform: np.ndarray) -> Tensor:
+    """float32 [samples] at 16 kHz -> MFCCs [T, 39] at 50 Hz with deltas, mean and variance normalised.
+
+    Frame t is centred on the middle of the 20 ms that unit t stands for.
+    """
+    frames = -(-len(waveform) // FRAME)
+    centred = F.pad(torch.from_numpy(waveform[FRAME // 2 :]), (0, FRAME))
+    coefficients = _mfcc_transform()(centred)[:, :frames]
+    delta = torchaudio.functional.compute_deltas(coefficients[None])[0]
+    delta2 = torchaudio.functional.compute_deltas(delta[None])[0]
+    features = torch.cat([coefficients, delta, delta2]).T
+    return (features - features.mean(0)) / (features.std(0, correction=0) + 1e-3)
+
+
+_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {}
+
+
+def _mfcc_transform() -> Callable[[Tensor], Tensor]:
+    if "mfcc" not in _TRANSFORMS:
+        options = {"n_fft": 512, "win_length": 400, "hop_length": FRAME, "n_mels": 40}
+        _TRANSFORMS["mfcc"] = torchaudio.transforms.MFCC(SAMPLE_RATE, n_mfcc=13, melkwargs=options)
+    return _TRANSFORMS["mfcc"]

@@ -20,6 +20,7 @@ import yaml
 from slm.errors import TresseError
 from train.speech.espeak import Espeak, EspeakSpeaker, Phoneme
 from train.speech.vits import Vits, VitsSpeaker, voices_of
+from train.tools.workers import worker_pool
 
 __all__ = ["LOUDNESS", "MARGIN", "SAMPLE_RATE", "Phoneme", "Speaker", "Synthesiser", "Unspeakable", "Voices", "speak"]
 
@@ -199,3 +200,12 @@ def _speaker(where: str, name: str, entry: Any) -> Speaker:
         first = error.errors()[0]
         place = ".".join([where, *map(str, first["loc"])])
         raise ValueError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+
+
+def speak_all(requests: list[tuple[str, str, Speaker]], voices: Voices, workers: int) -> list[np.ndarray]:
+    """Speak (text, language, speaker) requests over `workers` processes, in order."""
+    texts, languages, speakers = zip(*requests, strict=True)
+    if workers <= 1:
+        return [speak(*request, voices) for request in requests]
+    with worker_pool(workers) as pool:
+        return list(pool.map(speak, texts, languages, speakers, [voices] * len(requests), chunksize=32))

@@ -16,25 +16,22 @@ No transcript, phoneme or language label is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio
 from torch import Tensor
 
 from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
-from train.speech.time_warping import dtw_batch
-from train.speech.voices import SAMPLE_RATE, Speaker, Voices, speak
+from train.speech.time_warping import dtw_batch, mfcc
+from train.speech.voices import Speaker, Voices, speak_all
 from train.tools.checkpoints import load_checkpoint, save_checkpoint
 from train.tools.hardware import bf16_pays
 from train.tools.kmeans import kmeans
 from train.tools.progress import Progress
 from train.tools.trainer import Schedule, Updates, train
-from train.tools.workers import worker_pool
 
 
 @dataclass(frozen=True)
@@ -91,39 +88,6 @@ class AlignedSpeech:
         """Give every utterance the names int64 [T] of its reference, along the alignment."""
         named = zip(self.references, self.paths, strict=True)
         self.names = torch.cat([reference_names[reference][path] for reference, path in named])
-
-
-def mfcc(waveform: np.ndarray) -> Tensor:
-    """float32 [samples] at 16 kHz -> MFCCs [T, 39] at 50 Hz with deltas, mean and variance normalised.
-
-    Frame t is centred on the middle of the 20 ms that unit t stands for.
-    """
-    frames = -(-len(waveform) // FRAME)
-    centred = F.pad(torch.from_numpy(waveform[FRAME // 2 :]), (0, FRAME))
-    coefficients = _mfcc_transform()(centred)[:, :frames]
-    delta = torchaudio.functional.compute_deltas(coefficients[None])[0]
-    delta2 = torchaudio.functional.compute_deltas(delta[None])[0]
-    features = torch.cat([coefficients, delta, delta2]).T
-    return (features - features.mean(0)) / (features.std(0, correction=0) + 1e-3)
-
-
-_TRANSFORMS: dict[str, Callable[[Tensor], Tensor]] = {}
-
-
-def _mfcc_transform() -> Callable[[Tensor], Tensor]:
-    if "mfcc" not in _TRANSFORMS:
-        options = {"n_fft": 512, "win_length": 400, "hop_length": FRAME, "n_mels": 40}
-        _TRANSFORMS["mfcc"] = torchaudio.transforms.MFCC(SAMPLE_RATE, n_mfcc=13, melkwargs=options)
-    return _TRANSFORMS["mfcc"]
-
-
-def speak_all(requests: list[tuple[str, str, Speaker]], voices: Voices, workers: int) -> list[np.ndarray]:
-    """Speak (text, language, speaker) requests over `workers` processes, in order."""
-    texts, languages, speakers = zip(*requests, strict=True)
-    if workers <= 1:
-        return [speak(*request, voices) for request in requests]
-    with worker_pool(workers) as pool:
-        return list(pool.map(speak, texts, languages, speakers, [voices] * len(requests), chunksize=32))
 
 
 def align_voices(

@@ -17,16 +17,15 @@ from torch import Tensor
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, collapses
 from train.speech.pitch import fundamental_phase, pitch_contours
-from train.speech.time_warping import dtw_batch
-from train.speech.voices import SAMPLE_RATE, Voices
+from train.speech.time_warping import dtw_batch, mfcc
+from train.speech.voices import SAMPLE_RATE, Voices, speak_all
 from train.tools.progress import Progress
-from train.units.training import mfcc, speak_all
 from train.vocoder.losses import DISCRIMINATORS
 from train.vocoder.settings import VocoderTraining
 from vocoder.config import VocoderConfig
 
 MFCC_RATE = 50.0
-"""Hz of `train.units.training.mfcc`."""
+"""Hz of `train.speech.time_warping.mfcc`."""
 
 
 @dataclass

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.units.conv import FRAME, ConvEncoderConfig
+from train.speech.time_warping import mfcc
 from train.speech.voices import Voices
-from train.units.training import Iteration, UnitTraining, align_voices, cheapest_path, mfcc, train_units
+from train.units.training import Iteration, UnitTraining, align_voices, cheapest_path, train_units
 
 SENTENCES = [("en", "The fox was very sad."), ("fr", "Le renard était très triste.")]
 CONFIG = ConvEncoderConfig(codebook_size=12, width=16, dilations=(1, 2), look_ahead=(1, 1))

@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
+from train.evaluate.text_model import TextModel, TextTraining
 from train.stories.cloze_items import ClozeItem
-from train.stories.text_model import TextModel, TextTraining
 
 COLOURS = ["red", "blue", "green", "white"]
 

@@ -1,7 +1,7 @@
 """The other end of the shortcut control: what a text model of words learns from the same stories.
 
 To a model of words nothing is lost in speaking, hearing and tokenising; what it does not bind after so many stories, a
-speech model will not either. It reads every story once. `python -m train.stories.text_model --stories 40000` prints story
+speech model will not either. It reads every story once. `python -m train.evaluate.text_model --stories 40000` prints story
 cloze as the training goes on.
 """
 
@@ -114,7 +114,7 @@ class TextModel:
 def main() -> None:
     """Train and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m train.stories.text_model", description="Story cloze of a text model."
+        prog="python -m train.evaluate.text_model", description="Story cloze of a text model."
     )
     parser.add_argument("--stories", type=int, default=40_000, help="how many it reads, once each")
     parser.add_argument("--language", default="en", choices=LANGUAGES)
