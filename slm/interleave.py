@@ -5,9 +5,9 @@ aligned* sentence in that language; never both copies of a sentence. Nothing is 
 (seed, epoch, story, sentence), so every epoch braids anew and every run can be repeated. A draw does not depend on how
 many stories there are or how long the longest one is. Cost: about 5 ns a sentence.
 
-`retold` goes beyond the method: after an interleaved story the same story once more, every sentence in another language
-than before (the idea of translation language modelling, Conneau and Lample, arXiv 1901.07291). What the second telling
-says has all been said, in the other language: the model learns to look it up there.
+`translated_retelling` goes beyond the method: after an interleaved story the same story once more, every sentence in
+another language than before (the idea of translation language modelling, Conneau and Lample, arXiv 1901.07291). What the
+second telling says has all been said, in the other language: the model learns to look it up there.
 """
 
 from __future__ import annotations
@@ -20,23 +20,29 @@ import numpy as np
 from slm.errors import TresseError
 from slm.units.vocabulary import UnitVocabulary
 
-INTERLEAVED, RETOLD, MIXED, MONOLINGUAL = "interleaved", "retold", "mixed", "monolingual"
+INTERLEAVED, RETELLING, MIXED, MONOLINGUAL = "interleaved", "translated_retelling", "mixed", "monolingual"
+OLD_NAMES = {"retold": RETELLING}
+"""Names of modes in earlier recipes and run folders; they are still read."""
 MAX_SENTENCES = 2**16
 
 
 @dataclass(frozen=True)
 class Mode:
-    """How languages are drawn: `interleaved` (per sentence), `retold` (the same, and then every sentence again in another
-    language), `mixed` (per story) or `monolingual:LANG`."""
+    """How languages are drawn: `interleaved` (per sentence), `translated_retelling` (the same, and then every sentence again
+    in another language), `mixed` (per story) or `monolingual:LANG`."""
 
     name: str
     language: str | None = None
 
     @classmethod
     def parse(cls, text: str, languages: Sequence[str]) -> Mode:
-        """`interleaved` | `retold` | `mixed` | `monolingual:LANG`. Raises TresseError for anything else."""
+        """`interleaved` | `translated_retelling` | `mixed` | `monolingual:LANG`, or an old name.
+
+        Raises TresseError for anything else.
+        """
         name, _, language = text.partition(":")
-        plain = [INTERLEAVED, *([RETOLD] if len(languages) > 1 else []), MIXED]
+        name = OLD_NAMES.get(name, name)
+        plain = [INTERLEAVED, *([RETELLING] if len(languages) > 1 else []), MIXED]
         if name in plain and not language:
             return cls(name)
         if name == MONOLINGUAL and language in languages:
@@ -47,7 +53,7 @@ class Mode:
     @property
     def tellings(self) -> int:
         """How often a story is told in a document."""
-        return 2 if self.name == RETOLD else 1
+        return 2 if self.name == RETELLING else 1
 
     def __str__(self) -> str:
         return self.name if self.language is None else f"{self.name}:{self.language}"
@@ -81,8 +87,8 @@ def draw_languages(
     """The language of every sentence of stories `first` .. `first + stories - 1` in one epoch.
 
     weights: how often each language is drawn, relative to the others; None: equally often, as the method says.
-    Returns int64 [stories, sentences], indices into `languages`; int64 [stories, 2 * sentences] for `retold`, the second
-    telling after the first.
+    Returns int64 [stories, sentences], indices into `languages`; int64 [stories, 2 * sentences] for
+    `translated_retelling`, the second telling after the first.
     """
     if isinstance(mode, str):
         mode = Mode.parse(mode, languages)
@@ -101,7 +107,7 @@ def draw_languages(
     else:
         for sentence in range(sentences):
             drawn[:, sentence] = _draw(seed, epoch, sentence, first, stories, len(languages), shares)
-    if mode.name == RETOLD:
+    if mode.name == RETELLING:
         again = drawn + 1  # and up to all but one language further on: never back to the first telling's
         for sentence in range(sentences):
             again[:, sentence] += _draw(seed, epoch, MAX_SENTENCES + sentence, first, stories, len(languages) - 1, None)

@@ -67,38 +67,46 @@ def test_mixed_tells_each_story_in_one_language_and_monolingual_all_in_the_same(
     first=st.integers(0, 40),
     sentences=st.integers(1, 9),
 )
-def test_a_retold_story_is_a_braid_and_then_every_sentence_in_another_language(
+def test_a_translated_retelling_is_a_braid_and_then_every_sentence_in_another_language(
     count: int, seed: int, first: int, sentences: int
 ) -> None:
     told = {"seed": seed, "epoch": 1, "stories": 30, "sentences": sentences, "first": first}
-    both = draw_languages("retold", CODES[:count], **told)
+    both = draw_languages("translated_retelling", CODES[:count], **told)
     assert both.shape == (30, 2 * sentences)
     assert np.array_equal(both[:, :sentences], draw_languages("interleaved", CODES[:count], **told))
     assert (both[:, :sentences] != both[:, sentences:]).all()
     assert both.min() >= 0
     assert both.max() < count
-    more = draw_languages("retold", CODES[:count], **{**told, "first": 0, "stories": first + 33})
+    more = draw_languages("translated_retelling", CODES[:count], **{**told, "first": 0, "stories": first + 33})
     assert np.array_equal(more[first : first + 30], both)
 
 
 def test_retelling_draws_the_other_languages_uniformly_and_needs_some() -> None:
-    drawn = draw_languages("retold", CODES[:3], seed=3, epoch=5, stories=20_000, sentences=2)
+    drawn = draw_languages("translated_retelling", CODES[:3], seed=3, epoch=5, stories=20_000, sentences=2)
     for language in range(3):
         again = np.bincount(drawn[:, 2:][drawn[:, :2] == language], minlength=3) / (drawn[:, :2] == language).sum()
         assert np.abs(again - [0.5 * (k != language) for k in range(3)]).max() < 0.02
-    with pytest.raises(TresseError, match="unknown mode 'retold': choose one of interleaved, mixed"):
-        Mode.parse("retold", ["en"])
+    with pytest.raises(TresseError, match="unknown mode 'translated_retelling': choose one of interleaved, mixed"):
+        Mode.parse("translated_retelling", ["en"])
 
 
-@pytest.mark.parametrize("text", ["braided", "monolingual", "monolingual:de", "mixed:en", "retold:en", ""])
+@pytest.mark.parametrize(
+    "text", ["braided", "monolingual", "monolingual:de", "mixed:en", "translated_retelling:en", ""]
+)
 def test_an_unknown_mode_names_the_known_ones(text: str) -> None:
     with pytest.raises(TresseError, match="monolingual:fr"):
         Mode.parse(text, ["en", "fr"])
 
 
-@pytest.mark.parametrize("text", ["interleaved", "retold", "mixed", "monolingual:fr"])
+@pytest.mark.parametrize("text", ["interleaved", "translated_retelling", "mixed", "monolingual:fr"])
 def test_a_mode_reads_what_it_writes(text: str) -> None:
     assert str(Mode.parse(text, ["en", "fr"])) == text
+
+
+def test_the_old_name_of_a_mode_is_read() -> None:
+    assert Mode.parse("retold", ["en", "fr"]) == Mode.parse("translated_retelling", ["en", "fr"])
+    with pytest.raises(TresseError, match="unknown mode 'retold'"):
+        Mode.parse("retold", ["en"])
 
 
 @given(drawn=st.lists(st.integers(0, 2), min_size=1, max_size=6), tags=st.booleans(), end=st.booleans())

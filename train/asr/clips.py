@@ -109,10 +109,10 @@ class Clips:
     def batch(self, step: int, strength: float = 1.0, device: torch.device | str = "cpu") -> ClipBatch:
         """The batch of this step; strength: of the augmentation, 0 to 1."""
         settings = self.settings.weakened(strength)
-        block, place = divmod(step, settings.block)
+        block, number = divmod(step, settings.block)
         if self._block[0] != block:
             self._block = (block, self.plan(block))
-        clips = self._block[1][place]
+        clips = self._block[1][number]
         rng = np.random.default_rng([self.seed, 14, step])
         rows = [self._assemble(clip, rng) for clip in clips]
         lengths = np.array([len(labels) for _, labels, _ in rows])
@@ -134,7 +134,7 @@ class Clips:
         for clip, (_, _, spans), tempo in zip(clips, rows, tempo_B.tolist(), strict=True):
             sentences = [written(self.pool.utterances[index].text) for index in clip]
             ends = np.cumsum([len(sentence) + 1 for sentence in sentences])
-            letters = [letter for end, one in zip(ends, sentences, strict=True) for letter in (end - len(one), end)]
+            letters = [letter for end, text in zip(ends, sentences, strict=True) for letter in (end - len(text), end)]
             texts.append(" ".join(sentences))
             knots.append((np.array(letters), np.array(spans).ravel() / tempo))
         languages = [self.pool.utterances[clip[0]].language for clip in clips]

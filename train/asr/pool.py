@@ -57,11 +57,11 @@ class Pool:
         self.starts = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         self.phones = sorted({SILENCE, *(str(phone) for part in parts for phone in part.phones)} - {""})
         self.silence = self.phones.index(SILENCE)
-        places = {"": UNKNOWN, **{phone: place for place, phone in enumerate(self.phones)}}
+        places = {"": UNKNOWN, **{phone: number for number, phone in enumerate(self.phones)}}
         self.labels_F = np.concatenate(
             [np.array([places[str(phone)] for phone in part.phones], np.int16)[part.labels_F] for part in parts]
         )
-        keys = [(one.language, one.speaker, one.through) for one in utterances]
+        keys = [(each.language, each.speaker, each.through) for each in utterances]
         self._groups: dict[tuple, np.ndarray] = {
             key: np.flatnonzero([key == other for other in keys]) for key in dict.fromkeys(keys)
         }
@@ -92,30 +92,30 @@ class Renderer:
     augmentation: Augmentation
     bundle: Path | None = None
 
-    def record(self, one: Utterance) -> tuple[np.ndarray, list[Phone]]:
+    def record(self, utterance: Utterance) -> tuple[np.ndarray, list[Phone]]:
         """The utterance: float32 [samples] at 16 kHz, and its phones; none where their times are not known."""
-        speaker, heard = self.voices.speaker(one.speaker), []
+        speaker, heard = self.voices.speaker(utterance.speaker), []
         if isinstance(speaker, EspeakSpeaker):
-            waveform, phonemes = speak_with_phonemes(one.text, one.language, speaker, self.voices)
+            waveform, phonemes = speak_with_phonemes(utterance.text, utterance.language, speaker, self.voices)
             heard = phones(phonemes, len(waveform) / SAMPLE_RATE)
         else:
-            waveform = speak(one.text, one.language, speaker, self.voices)
-        if one.through and self.bundle is not None:
+            waveform = speak(utterance.text, utterance.language, speaker, self.voices)
+        if utterance.through and self.bundle is not None:
             before = len(waveform) / SAMPLE_RATE
-            waveform, (old, new) = resynthesise(waveform, one, self.bundle)
+            waveform, (old, new) = resynthesise(waveform, utterance, self.bundle)
             times = np.interp([[phone.start, phone.end] for phone in heard], [0.0, *old], [0.0, *new])
-            heard = [Phone(phone.name, *place) for phone, place in zip(heard, times.tolist(), strict=True)]
+            heard = [Phone(phone.name, *span) for phone, span in zip(heard, times.tolist(), strict=True)]
             if abs(len(waveform) / SAMPLE_RATE - (before + new[-1] - old[-1])) > DRIFT:
                 heard = []
-        if one.recording is not None:
-            waveform = self.augmentation.recording(one.recording).of(waveform)
+        if utterance.recording is not None:
+            waveform = self.augmentation.recording(utterance.recording).of(waveform)
         return waveform, heard
 
     def fingerprint(self, plan: list[Utterance]) -> str:
         """Changes with whatever changes the pool."""
-        speakers = sorted({one.speaker for one in plan})
-        told = ("phones", plan, self.features, self.augmentation, [self.voices.speaker(name) for name in speakers])
-        digest = hashlib.sha256(repr(told).encode())
+        speakers = sorted({utterance.speaker for utterance in plan})
+        sources = ("phones", plan, self.features, self.augmentation, [self.voices.speaker(name) for name in speakers])
+        digest = hashlib.sha256(repr(sources).encode())
         if self.bundle is not None:
             for part in ("units", "vocoder"):
                 digest.update((self.bundle / part / "model.safetensors").read_bytes())
@@ -146,16 +146,16 @@ def make_pool(plan: list[Utterance], renderer: Renderer, folder: Path, workers: 
 
 
 def _read(path: Path) -> Spoken:
-    with np.load(path) as held:
-        return Spoken(*(held[part.name] for part in fields(Spoken)))
+    with np.load(path) as arrays:
+        return Spoken(*(arrays[part.name] for part in fields(Spoken)))
 
 
 def speak_shard(shard: tuple[Path, list[Utterance]], renderer: Renderer) -> None:
     """Speak a shard's utterances and write their features."""
     path, utterances = shard
     mels, labels = [], []
-    for one in utterances:
-        waveform, heard = renderer.record(one)
+    for utterance in utterances:
+        waveform, heard = renderer.record(utterance)
         mels.append(renderer.features(waveform).astype(np.float16))
         labels.append(frame_phones(heard, len(mels[-1]), renderer.features))
     names, places = np.unique(np.concatenate(labels), return_inverse=True)
@@ -189,11 +189,11 @@ def resynthesise(waveform: np.ndarray, utterance: Utterance, bundle: Path) -> tu
 
     if bundle not in _BUNDLES:
         _BUNDLES[bundle] = Bundle.load(bundle, device="cpu")
-    held = _BUNDLES[bundle]
-    units = held.units.encode(waveform, SAMPLE_RATE)
-    pick = int(hashlib.sha256(repr(utterance).encode()).hexdigest(), 16) % len(held.speakers)
-    stream = held.vocoder.stream(held.speakers[pick])
-    own = utterance.retimed and collapses(held.units)
+    speaking = _BUNDLES[bundle]
+    units = speaking.units.encode(waveform, SAMPLE_RATE)
+    pick = int(hashlib.sha256(repr(utterance).encode()).hexdigest(), 16) % len(speaking.speakers)
+    stream = speaking.vocoder.stream(speaking.speakers[pick])
+    own = utterance.retimed and collapses(speaking.units)
     audio = stream.push(units.ids, None if own else units.run_lengths, utterance.language, final=True)
     ends = np.cumsum([units.run_lengths, stream.run_lengths], axis=1) / units.frame_rate
-    return resample(np.asarray(audio, np.float32), held.sample_rate, SAMPLE_RATE), ends
+    return resample(np.asarray(audio, np.float32), speaking.sample_rate, SAMPLE_RATE), ends

@@ -2,7 +2,7 @@
 
 Trades: the features have 50 frames a second instead of 100 (half the encoder's work); a batch is as long as its longest
 clip instead of a whole chunk. Auxiliary losses, dropped at the end, teach what transcripts alone teach slowly: the
-encoder tells the phone of every mel frame, where the synthesiser told it; CTC over letters needs no times (Watanabe et
+encoder tells the phone of every mel frame, where the synthesiser gives it; CTC over letters needs no times (Watanabe et
 al. 2017); and one head of each decoder layer looks where its token is about to be heard (Tachibana et al. 2018). State
 is weights + optimiser + step; a killed run goes on bit for bit. Sync points: the device is waited for only where a line
 is logged.

@@ -150,9 +150,9 @@ def attention_inputs(positions: Tensor, device: torch.device | str = "cpu", *, h
     if device.type == "cpu":
         return {"position_ids": positions, "documents": Documents.of(positions)}
     if device.type == "cuda" and half:
-        found = Boundaries.of(positions)
-        moved = found.starts.pin_memory().to(device, non_blocking=True)
-        return {"position_ids": to_device(positions, device), "boundaries": Boundaries(moved, found.longest)}
+        boundaries = Boundaries.of(positions)
+        moved = boundaries.starts.pin_memory().to(device, non_blocking=True)
+        return {"position_ids": to_device(positions, device), "boundaries": Boundaries(moved, boundaries.longest)}
     there = to_device(positions, device)
     return {"position_ids": there, "attention_mask": document_mask(there)}
 

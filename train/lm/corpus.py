@@ -84,9 +84,9 @@ class TokenCorpus:
                 table = parquet.read_table(shard, columns=["id", *(f"units_{language}" for language in languages)])
             except Exception as error:  # pyarrow raises many kinds
                 raise TresseError(f"cannot read {shard}: delete it and prepare the corpus again") from error
-            for language, held in zip(languages, sentences, strict=True):
+            for language, spoken in zip(languages, sentences, strict=True):
                 column = table.column(f"units_{language}").combine_chunks()
-                encoded = held.add(column, len(ids), vocabulary, language if tags else None, total)
+                encoded = spoken.add(column, len(ids), vocabulary, language if tags else None, total)
                 tokens.append(encoded)
                 total += len(encoded)
             ids += table.column("id").to_pylist()
@@ -106,7 +106,7 @@ class TokenCorpus:
         tokens: list[np.ndarray],
         sentences: list[_Sentences],
     ) -> TokenCorpus:
-        counts = np.stack([held.counts(len(ids)) for held in sentences])  # [languages, stories]
+        counts = np.stack([spoken.counts(len(ids)) for spoken in sentences])  # [languages, stories]
         odd = np.flatnonzero((counts != counts[0]).any(axis=0))
         if len(odd):
             each = ", ".join(f"{n} in {language}" for n, language in zip(counts[:, odd[0]], languages, strict=True))
@@ -114,11 +114,11 @@ class TokenCorpus:
         shape = (len(ids), int(counts.max(initial=0)), len(languages))
         arrays = {name: np.zeros(shape, kind) for name, kind in (("start", np.int64), ("length", np.int32))}
         units = np.zeros(shape, np.int32)
-        for place, held in enumerate(sentences):
-            story, position = held.place()
-            arrays["start"][story, position, place] = np.concatenate(held.starts)
-            arrays["length"][story, position, place] = np.concatenate(held.lengths)
-            units[story, position, place] = np.concatenate(held.units)
+        for k, spoken in enumerate(sentences):
+            story, position = spoken.positions()
+            arrays["start"][story, position, k] = np.concatenate(spoken.starts)
+            arrays["length"][story, position, k] = np.concatenate(spoken.lengths)
+            units[story, position, k] = np.concatenate(spoken.units)
         real = np.arange(shape[1])[None, :, None] < counts[0][:, None, None]
         usable = np.flatnonzero(((units > 0) | ~real).all(axis=(1, 2)) & (counts[0] > 0))
         if not len(usable):
@@ -147,9 +147,9 @@ class TokenCorpus:
         names = np.unique(self.ids.astype(str))
         if not 0 <= held_out < len(names):
             raise TresseError(f"cannot hold out {held_out} of {len(names)} stories: hold out fewer")
-        kept = np.random.default_rng([seed, 1]).permutation(names)[:held_out]
-        held = np.isin(self.ids.astype(str), kept)
-        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+        drawn = np.random.default_rng([seed, 1]).permutation(names)[:held_out]
+        chosen = np.isin(self.ids.astype(str), drawn)
+        return self.select(np.flatnonzero(~chosen)), self.select(np.flatnonzero(chosen))
 
     def document(self, story: int, languages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tokens int32 [M], language of each token but the first int64 [M - 1]) of one story.
@@ -208,7 +208,7 @@ class _Sentences:
             raise ValueError(f"{len(counts)} stories instead of {stories}")
         return counts
 
-    def place(self) -> tuple[np.ndarray, np.ndarray]:
+    def positions(self) -> tuple[np.ndarray, np.ndarray]:
         """(story, position in the story) of every sentence read."""
         counts = np.concatenate(self.per_story)
         story = np.repeat(np.arange(len(counts)), counts)

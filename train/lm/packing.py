@@ -54,13 +54,13 @@ def pack(lengths: np.ndarray, row_length: int) -> list[list[int]]:
                 break
         target = reach[-1].bit_length() - 1
         row = [0]
-        for place in range(len(reach) - 1, 0, -1):
-            if not reach[place - 1] >> target & 1:
-                row.append(place)
-                target -= sizes[pool[place]]
-        rows.append(sorted(pool[place] for place in row))
+        for k in range(len(reach) - 1, 0, -1):
+            if not reach[k - 1] >> target & 1:
+                row.append(k)
+                target -= sizes[pool[k]]
+        rows.append(sorted(pool[k] for k in row))
         taken = set(row)
-        pool = [piece for place, piece in enumerate(pool) if place not in taken]
+        pool = [piece for k, piece in enumerate(pool) if k not in taken]
     return rows
 
 
@@ -123,15 +123,15 @@ class PackedStream:
         self.epochs_per_plan = max(1, -(-MINIMUM_DOCUMENTS // len(corpus)))
         self._starts = [0]  # first row of each plan made so far, and the end of the last
         self._ends: list[tuple[np.ndarray, int]] = []  # what each whole plan consumes
-        self._held: dict[int, _Plan] = {}  # the last two asked for: a step may lie across two plans
+        self._plans: dict[int, _Plan] = {}  # the last two asked for: a step may lie across two plans
 
     @cached_property
     def _sentences(self) -> np.ndarray:
         return (self.corpus.units[:, :, 0] > 0).sum(axis=1)
 
     def _plan(self, number: int) -> _Plan:
-        if number in self._held:
-            return self._held[number]
+        if number in self._plans:
+            return self._plans[number]
         corpus = self.corpus
         first = self.first_epoch + number * self.epochs_per_plan
         whole, most = int(corpus.index.max()) + 1, corpus.units.shape[1]
@@ -150,7 +150,7 @@ class PackedStream:
             stories.append(order)
             drawn.append(languages[corpus.index[order]].astype(np.int16))
         plan = self._pack(np.concatenate(stories), np.concatenate(drawn).reshape(-1, self.mode.tellings, most))
-        self._held = dict([*self._held.items(), (number, plan)][-2:])
+        self._plans = dict([*self._plans.items(), (number, plan)][-2:])
         if number + 1 == len(self._starts):
             self._starts.append(self._starts[-1] + len(plan.rows))
             self._ends.append((plan.consumed[-1], int(plan.targets[-1])))
@@ -206,14 +206,14 @@ class PackedStream:
         before = np.zeros_like(wanted)
         while True:
             consumed = self._plan(number).consumed[:, 0]
-            held = before + (consumed if each else consumed.sum(axis=1, keepdims=True))
-            silent = (wanted > 0) & (held[-1] == 0)
+            total = before + (consumed if each else consumed.sum(axis=1, keepdims=True))
+            silent = (wanted > 0) & (total[-1] == 0)
             if silent.any():
                 language = self.corpus.languages[int(silent.argmax())]
                 raise TresseError(f"the mode {self.mode} never tells {language}: give it no units there")
-            if (held[-1] >= wanted).all():
-                return self._starts[number] + int((held >= wanted).all(axis=1).argmax())
-            before, number = held[-1], number + 1
+            if (total[-1] >= wanted).all():
+                return self._starts[number] + int((total >= wanted).all(axis=1).argmax())
+            before, number = total[-1], number + 1
 
     def rows_per_epoch(self) -> float:
         """Rows that one reading of the corpus makes, on average over the first plan."""
@@ -227,8 +227,8 @@ class PackedStream:
         languages = np.zeros(shape, dtype=np.int64)
         positions = np.zeros(shape, dtype=np.int64)
         counter = np.arange(self.row_length)
-        for place in range(count):
-            number, row = self._locate(first + place)
+        for k in range(count):
+            number, row = self._locate(first + k)
             plan = self._plan(number)
             column = 0
             for piece in plan.rows[row]:
@@ -236,12 +236,12 @@ class PackedStream:
                 drawn = plan.drawn[document, :, : plan.sentences[document]].astype(np.int64)
                 text, spoken = self.corpus.document(plan.stories[document], drawn)
                 end = column + size
-                tokens[place, column:end] = text[start : start + size]
-                targets[place, column:end] = text[start + 1 : start + 1 + size]
-                languages[place, column:end] = spoken[start : start + size]
-                positions[place, column:end] = counter[:size]
+                tokens[k, column:end] = text[start : start + size]
+                targets[k, column:end] = text[start + 1 : start + 1 + size]
+                languages[k, column:end] = spoken[start : start + size]
+                positions[k, column:end] = counter[:size]
                 column = end
-            positions[place, column:] = counter[: self.row_length - column]
+            positions[k, column:] = counter[: self.row_length - column]
         return PackedBatch(*map(torch.from_numpy, (tokens, targets, positions, languages)))
 
     def totals(self, rows: int) -> tuple[np.ndarray, int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from slm.errors import TresseError
-from slm.interleave import MONOLINGUAL, RETOLD, Mode
+from slm.interleave import MONOLINGUAL, RETELLING, Mode
 from train.lm.corpus import TokenCorpus
 from train.lm.packing import PackedBatch, PackedStream
 
@@ -27,10 +27,10 @@ EPOCHS_PER_MODE = 1 << 18
 class Stage:
     """A stretch of training. Exactly one of share, steps and units says how long it is.
 
-    mode: `interleaved`, `retold`, `mixed` or `monolingual:LANG`; several of them are taken in turn, a step each. share: of
-    the run's `steps` or `tokens`, relative to the other stages with a share. units: in all, or by language: then
-    languages are drawn (or take their turns) so often that they meet their budgets together, and one without a budget is
-    not told.
+    mode: `interleaved`, `translated_retelling`, `mixed` or `monolingual:LANG`; several of them are taken in turn, a step
+    each. share: of the run's `steps` or `tokens`, relative to the other stages with a share. units: in all, or by
+    language: then languages are drawn (or take their turns) so often that they meet their budgets together, and one
+    without a budget is not used.
     """
 
     mode: str | tuple[str, ...]
@@ -59,10 +59,13 @@ class Stage:
             unknown = [language for language in self.units if language not in languages]
             if unknown:
                 raise TresseError(f"the stage {self} has units for {unknown[0]}: known are {', '.join(languages)}")
-            if RETOLD in self.modes:
-                raise TresseError(f"{RETOLD} tells all languages: give the stage {self} a share, steps or units in all")
-            told = [mode.language for mode in modes]
-            if len(modes) > 1 and (None in told or set(told) != set(self.units) or len(set(told)) < len(told)):
+            for written, mode in zip(self.modes, modes, strict=True):
+                if mode.name == RETELLING:
+                    raise TresseError(
+                        f"{written} tells all languages: give the stage {self} a share, steps or units in all"
+                    )
+            own = [mode.language for mode in modes]
+            if len(modes) > 1 and (None in own or set(own) != set(self.units) or len(set(own)) < len(own)):
                 raise TresseError(f"in turns, units by language need one {MONOLINGUAL}:LANG mode for each of them")
 
 
@@ -180,9 +183,9 @@ class _Turns:
             each = [-(-stream.rows_for(-(-budget // count)) // rows) for stream in self.streams]
         self.steps = sum(each)
         # turn k of n comes at (i + 1/2) / n: turns are spread evenly, whatever their numbers
-        places = np.concatenate([(np.arange(n) + 0.5) / max(1, n) for n in each])
+        times = np.concatenate([(np.arange(n) + 0.5) / max(1, n) for n in each])
         owners = np.repeat(np.arange(count), each)
-        self.owner = owners[np.argsort(places, kind="stable")]
+        self.owner = owners[np.argsort(times, kind="stable")]
         self.before = np.zeros((self.steps + 1, count), dtype=np.int64)  # steps of each stream before a step
         np.cumsum(self.owner[:, None] == np.arange(count), axis=0, out=self.before[1:])
 
@@ -214,9 +217,9 @@ class StagedStream:
     def batch(self, step: int, first: int = 0, count: int | None = None) -> PackedBatch:
         """Rows first .. first + count - 1 of a step's batch (all by default)."""
         stage = self.stage(step)
-        turns, place = self.turns[stage], step - self.starts[stage]
-        owner = int(turns.owner[place])
-        row = int(turns.before[place, owner]) * self.rows
+        turns, own_step = self.turns[stage], step - self.starts[stage]
+        owner = int(turns.owner[own_step])
+        row = int(turns.before[own_step, owner]) * self.rows
         return turns.streams[owner].batch(row + first, self.rows if count is None else count)
 
     def totals(self, steps: int) -> tuple[np.ndarray, int]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from slm.errors import TresseError
+from slm.interleave import OLD_NAMES
 from slm.model import ModelConfig, parameter_count, save_model, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
@@ -315,6 +316,7 @@ class _Weights:
 
 
 def _check_same(before: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
+    before, wanted = _in_new_words(before), _in_new_words(wanted)
     for part in wanted:
         for name, value in wanted[part].items():
             if before[part].get(name) != value:
@@ -322,3 +324,11 @@ def _check_same(before: dict[str, Any], wanted: dict[str, Any], folder: Path) ->
                     f"the run in {folder} was started with {part} {name}={before[part].get(name)}, not {value}: "
                     "use another folder, or delete its checkpoint.pt"
                 )
+
+
+def _in_new_words(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings with the names that modes have now."""
+    text = json.dumps(settings)
+    for old, new in OLD_NAMES.items():
+        text = text.replace(f'"{old}"', f'"{new}"')
+    return json.loads(text)

@@ -33,9 +33,9 @@ def on_processes(count: int, function: Callable[..., Any], *arguments: Any) -> N
     import torch.multiprocessing as multiprocessing
 
     errors = multiprocessing.get_context("spawn").SimpleQueue()
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     try:
         multiprocessing.start_processes(
             _enter, (count, port, errors, function, arguments), nprocs=count, start_method="spawn"

@@ -24,9 +24,9 @@ def bootstrap(values: np.ndarray, clusters: np.ndarray | None = None, seed: int 
     Clusters that have the same sum and size are alike, so that resampling all of them is one multinomial draw.
     """
     values = np.asarray(values, float)
-    held = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    sums = np.bincount(held, weights=values)
-    table = np.stack([np.round(sums, 9), np.bincount(held)], axis=1)
+    group = np.arange(len(values)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(group, weights=values)
+    table = np.stack([np.round(sums, 9), np.bincount(group)], axis=1)
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     drawn = np.random.default_rng(seed).multinomial(len(table), counts / len(table), size=RESAMPLES)
     low, high = np.percentile((drawn @ kinds[:, 0]) / (drawn @ kinds[:, 1]), [2.5, 97.5])

@@ -114,8 +114,8 @@ def align_voices(
     order = sorted((i for i in range(len(requests)) if references[i] != i), key=lambda i: lengths[i])
     for first in range(0, len(order), 64):
         block = order[first : first + 64]
-        found = dtw_batch([features[i][:, :13] for i in block], [features[references[i]][:, :13] for i in block])
-        for index, path in zip(block, found, strict=True):
+        aligned = dtw_batch([features[i][:, :13] for i in block], [features[references[i]][:, :13] for i in block])
+        for index, path in zip(block, aligned, strict=True):
             paths[index] = path
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     mfccs = {index: features[index] for index in dict.fromkeys(references)}

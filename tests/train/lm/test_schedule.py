@@ -61,8 +61,9 @@ def test_a_budget_by_language_is_met_by_all_together(
 def test_a_language_without_a_budget_is_not_told(corpus: TokenCorpus) -> None:
     stream = StagedStream(corpus, schedule(Stage("interleaved", units={"en": 5_000, "de": 5_000})))
     assert set().union(*(languages_of(stream, step) for step in range(stream.steps))) == {"en", "de"}
-    with pytest.raises(TresseError, match="retold tells all languages"):
-        schedule(Stage("retold", units={"en": 5_000})).check(LANGUAGES)
+    for mode in ("translated_retelling", "retold"):
+        with pytest.raises(TresseError, match=f"{mode} tells all languages"):
+            schedule(Stage(mode, units={"en": 5_000})).check(LANGUAGES)
     with pytest.raises(TresseError, match="never tells fr"):
         StagedStream(corpus, schedule(Stage("monolingual:en", units={"fr": 100})))
 

@@ -132,7 +132,7 @@ def test_pieces_longer_than_a_row_are_refused() -> None:
 
 
 @pytest.mark.parametrize("tags", [True, False])
-@pytest.mark.parametrize("mode", ["interleaved", "retold"])
+@pytest.mark.parametrize("mode", ["interleaved", "translated_retelling"])
 def test_an_epoch_tells_every_story_once_as_the_braid_of_its_sentences(tmp_path: Path, mode: str, tags: bool) -> None:
     languages = ("en", "fr", "de")
     words = vocabulary(languages)
@@ -186,7 +186,7 @@ def test_batches_do_not_depend_on_who_asked_before(corpus: TokenCorpus) -> None:
     assert english == [0, 40, 80, 120]
 
 
-@pytest.mark.parametrize(("mode", "row_length"), [("interleaved", 96), ("retold", 192)])
+@pytest.mark.parametrize(("mode", "row_length"), [("interleaved", 96), ("translated_retelling", 192)])
 def test_units_tokens_and_targets_are_counted_by_language(corpus: TokenCorpus, mode: str, row_length: int) -> None:
     words = vocabulary()
     stream = PackedStream(corpus, mode, row_length=row_length, seed=1)
@@ -480,6 +480,9 @@ def test_a_finished_run_only_loads_and_other_settings_are_refused(folder: Path, 
     again = train_slm(SMALL, replace(training, log_every=1), vocabulary(), folder, tmp_path, progress=lines.append)
     assert not any(line.startswith("step") for line in lines)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    for mode in ("retold", "translated_retelling"):  # the mode's old name and its new one: the same run
+        renamed = replace(training, stages=(Stage(mode, share=1.0),))
+        train_slm(SMALL, renamed, vocabulary(), folder, tmp_path / "renamed", progress=None)
     with pytest.raises(TresseError, match=r"learning_rate=0\.0015, not 0\.002"):
         train_slm(SMALL, replace(training, learning_rate=2e-3), vocabulary(), folder, tmp_path, progress=None)
 
