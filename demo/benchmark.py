@@ -51,16 +51,16 @@ class Benchmark:
         except ImportError as error:
             raise TresseError("benchmark items need the extra train: pip install 'tresse[train]'") from error
         voices, bundle = Voices.load(), self.bundle
-        pairs = [(one, other) for one in bundle.languages for other in bundle.languages]
+        pairs = [(first, second) for first in bundle.languages for second in bundle.languages]
         made: list[dict[str, Any]] = []
         items = list(make_items(SEED, max(1, COUNT // 2), "test"))
         for number, item in enumerate(items):
-            told_in, ends_in = pairs[number % len(pairs)]
+            begins_in, ends_in = pairs[number % len(pairs)]
             speaker = voices.speaker(voices.reference)
-            parts = [speak(str(text), told_in, speaker, voices) for text in item.context[told_in]]
+            parts = [speak(str(text), begins_in, speaker, voices) for text in item.context[begins_in]]
             gap = np.zeros(SAMPLE_RATE // 3, np.float32)
             beginning = np.concatenate([part for sentence in parts for part in (sentence, gap)])
-            context = [(told_in, bundle.units.encode(part, SAMPLE_RATE).ids) for part in parts]
+            context = [(begins_in, bundle.units.encode(part, SAMPLE_RATE).ids) for part in parts]
             endings: dict[str, dict[str, Any]] = {}
             right = "ab"[number % 2]
             for side in "ab":
@@ -74,7 +74,7 @@ class Benchmark:
             made.append(
                 {
                     "kind": item.kind,
-                    "cell": f"{told_in}>{ends_in}",
+                    "cell": f"{begins_in}>{ends_in}",
                     "right": right,
                     "endings": endings,
                     "correct": likelier == right,

@@ -75,7 +75,7 @@ def save(folder: Path, turn: Turn, conversation: str, number: int, bundle: dict[
 
 def listing(folder: Path, language: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
     """The latest turns kept, newest first; language: those in which somebody spoke it. Damaged ones are left out."""
-    found: list[dict[str, Any]] = []
+    turns: list[dict[str, Any]] = []
     for path in sorted(folder.iterdir(), reverse=True):
         if not NAME.fullmatch(path.name):
             continue
@@ -87,14 +87,14 @@ def listing(folder: Path, language: str | None = None, limit: int = 200) -> list
                 continue
             parts = [{"file": prompt["file"], "languages": [prompt["language"]], **_shown(prompt)}]
             parts += [{"file": reply["file"], "languages": reply["languages"], **_shown(reply)} for reply in replies]
-            found.append(
+            turns.append(
                 {"name": path.name, "conversation": turn["conversation"], "turn": turn["turn"], "parts": parts}
             )
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if len(found) >= limit:
+        if len(turns) >= limit:
             break
-    return found
+    return turns
 
 
 def _shown(part: dict[str, Any]) -> dict[str, Any]:

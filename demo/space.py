@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
@@ -58,7 +58,7 @@ def _requirements(root: Path) -> list[str]:
     import tomllib
 
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [one for one in project["dependencies"] if not one.startswith("gradio")]
+    return [line for line in project["dependencies"] if not line.startswith("gradio")]
 
 
 def on_gpu(bundle: Bundle) -> Bundle:
@@ -67,8 +67,7 @@ def on_gpu(bundle: Bundle) -> Bundle:
         import spaces
     except ImportError:
         return bundle
-    replying: Any = bundle
-    replying.reply = spaces.GPU(bundle.reply)
+    bundle.reply = spaces.GPU(bundle.reply)  # type: ignore[method-assign]
     return bundle
 
 

@@ -137,29 +137,29 @@ class ResampleStream:
         self._step, self._new_step = rate // divisor, new_rate // divisor
         self._margin = math.ceil(MARGIN * rate / self._step)
         """In steps: the shortest pieces whose lengths are whole numbers of samples at both rates."""
-        self._held = np.zeros(0, np.float32)
+        self._recent = np.zeros(0, np.float32)
         self._left = 0
-        """Steps at the beginning of what is held that were given out before."""
+        """Steps at the beginning of what is kept that were given out before."""
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """float32 [n] -> float32 [k] that no later sample can change."""
         if self._rate == self._new_rate:
             return samples
-        self._held = np.concatenate([self._held, samples])
-        certain = len(self._held) // self._step - self._margin
+        self._recent = np.concatenate([self._recent, samples])
+        certain = len(self._recent) // self._step - self._margin
         if certain <= self._left:
             return np.zeros(0, np.float32)
-        out = resample(self._held, self._rate, self._new_rate)[self._left * self._new_step : certain * self._new_step]
+        out = resample(self._recent, self._rate, self._new_rate)[self._left * self._new_step : certain * self._new_step]
         dropped = max(0, certain - self._margin)
-        self._held, self._left = self._held[dropped * self._step :], certain - dropped
+        self._recent, self._left = self._recent[dropped * self._step :], certain - dropped
         return out
 
     def flush(self) -> np.ndarray:
         """The rest: nothing follows."""
         if self._rate == self._new_rate:
             return np.zeros(0, np.float32)
-        out = resample(self._held, self._rate, self._new_rate)[self._left * self._new_step :]
-        self._held, self._left = self._held[:0], 0
+        out = resample(self._recent, self._rate, self._new_rate)[self._left * self._new_step :]
+        self._recent, self._left = self._recent[:0], 0
         return out
 
 

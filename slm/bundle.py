@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encode
 from slm.units.hub import is_path
 from slm.voice_activity import RATE, speech_segments
 from vocoder import Vocoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FORMAT = 1
 SHIPPED = BUNDLES / "braid"
@@ -87,7 +90,7 @@ class Bundle:
         return cls(path, info, choose_device(device))
 
     @cached_property
-    def language_model(self) -> Any:
+    def language_model(self) -> PreTrainedModel:
         """The transformers causal LM in float32, on the bundle's device."""
         return load_model(self.path / "slm")[0].to(self.device)
 

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from slm.errors import TresseError
 from slm.model import reading_model
 from slm.settings import TEMPERATURE, TOP_P, ReplySettings
 from slm.units.vocabulary import UnitVocabulary
+
+if TYPE_CHECKING:
+    import ctranslate2
+    import torch
+    from transformers import PreTrainedModel
 
 AHEAD = 8
 """Tokens drawn before somebody takes them: more would take the processor from other replies."""
@@ -73,7 +78,7 @@ class CTranslate2Engine:
         self._scorer = self._generator()
         self._spares = [self._generator()]
 
-    def _generator(self) -> Any:
+    def _generator(self) -> ctranslate2.Generator:
         return self._library.Generator(
             "bundle", device="cpu", compute_type="int8", inter_threads=1, intra_threads=self.threads, files=self._files
         )
@@ -126,7 +131,7 @@ class CTranslate2Engine:
 class TorchEngine:
     """PyTorch decoding with a key-value cache, on any device."""
 
-    def __init__(self, model: Any, vocabulary: UnitVocabulary) -> None:
+    def __init__(self, model: PreTrainedModel, vocabulary: UnitVocabulary) -> None:
         self.model, self.vocabulary = model.eval(), vocabulary
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
@@ -165,8 +170,8 @@ class TorchEngine:
         return scores
 
 
-def draw(logits: Any, sampling: Sampling, generator: Any) -> int:
-    """Draw a token from logits [V] at the temperature, from the smallest set of tokens that holds `top_p` of the first
+def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """Draw a token from logits [V] at the temperature, from the smallest set of tokens with a share of `top_p` of the first
     `top_k`."""
     import torch
 

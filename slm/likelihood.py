@@ -13,12 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from slm.errors import TresseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 """Positions of a batch, by device: caches are small, GPUs are wide (8 MB and 134 MB of logits at 2,048 tokens)."""
@@ -84,7 +87,7 @@ class _Tree:
 
 
 def score_endings(
-    model: Any,
+    model: PreTrainedModel,
     items: Sequence[ScoredItem],
     *,
     unconditional_prompt: Sequence[int] | None = None,
@@ -140,11 +143,11 @@ def score_endings(
     results = []
     for prompt, alone, endings in asked:
         before = counted(prompt[1:])
-        held = []
+        scores = []
         for ending in endings:
             known, unknown = sums[prompt + ending], sums[alone + ending]
             count = counted(ending)
-            held.append(
+            scores.append(
                 EndingScore(
                     given=float(known[-1] - known[len(prompt)]),
                     whole=float(known[-1]),
@@ -153,7 +156,7 @@ def score_endings(
                     whole_tokens=before + count,
                 )
             )
-        results.append(held)
+        results.append(scores)
     return results
 
 
@@ -196,7 +199,7 @@ def _rows(sequences: Sequence[Tokens], hidden: int, max_tokens: int) -> list[_Ro
 
 
 @torch.inference_mode()
-def _log_likelihoods(model: Any, trees: Sequence[_Tree]) -> list[np.ndarray]:
+def _log_likelihoods(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.ndarray]:
     """log p of each token of each tree given its ancestors: float64 [nodes] each; that of a root is void."""
     device = next(model.parameters()).device
     length = max(len(tree.tokens) for tree in trees)

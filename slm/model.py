@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from torch import nn
 from slm.errors import TresseError
 from slm.units.hub import is_path
 from slm.units.vocabulary import UnitVocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 BUNDLES = Path(__file__).parent / "bundles"
 """Where the shipped bundles are."""
@@ -56,20 +59,20 @@ class ModelConfig:
         from transformers import AutoConfig
 
         with reading_model(folder):
-            held = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+            text_model = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
         return replace(
             self,
             warm_start=None,
-            hidden_size=held.hidden_size,
-            layers=held.num_hidden_layers,
-            heads=held.num_attention_heads,
-            key_value_heads=held.num_key_value_heads,
-            intermediate_size=held.intermediate_size,
-            max_position=held.max_position_embeddings,
-            tie_embeddings=held.tie_word_embeddings,
+            hidden_size=text_model.hidden_size,
+            layers=text_model.num_hidden_layers,
+            heads=text_model.num_attention_heads,
+            key_value_heads=text_model.num_key_value_heads,
+            intermediate_size=text_model.intermediate_size,
+            max_position=text_model.max_position_embeddings,
+            tie_embeddings=text_model.tie_word_embeddings,
         )
 
-    def build(self, vocabulary: UnitVocabulary) -> Any:
+    def build(self, vocabulary: UnitVocabulary) -> PreTrainedModel:
         """A new float32 model for this vocabulary; weights drawn from torch's global generator."""
         if self.warm_start is not None:
             return warm_start(self.warm_start, vocabulary)
@@ -120,7 +123,7 @@ def unit_model(source: str | Path) -> Path | None:
     return None
 
 
-def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> Any:
+def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> PreTrainedModel:
     """A model to start from, float32.
 
     source: folder or hub id of any transformers causal LM of text (Qwen2, Llama 3.2, SmolLM2, OPT ...): its body's weights
@@ -160,7 +163,9 @@ def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> Any:
     return model
 
 
-def _with_new_tags(model: Any, own: UnitVocabulary, vocabulary: UnitVocabulary, source: str | Path) -> Any:
+def _with_new_tags(
+    model: PreTrainedModel, own: UnitVocabulary, vocabulary: UnitVocabulary, source: str | Path
+) -> PreTrainedModel:
     """The model with rows for the languages that its own vocabulary lacks."""
     if own.add_languages(vocabulary.languages).tokenizer.get_vocab() != vocabulary.tokenizer.get_vocab():
         raise TresseError(
@@ -180,7 +185,7 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def training_flops(model: Any, tokens: int, attended: int) -> float:
+def training_flops(model: PreTrainedModel, tokens: int, attended: int) -> float:
     """Floating-point operations of training on so many tokens: forward once and backward twice that.
 
     attended: positions that the tokens attend to, themselves included, summed. What recomputing or padding adds is not
@@ -193,7 +198,7 @@ def training_flops(model: Any, tokens: int, attended: int) -> float:
 
 
 def save_model(
-    model: Any, vocabulary: UnitVocabulary, folder: Path, *, half: bool = True, mantissa: int | None = None
+    model: PreTrainedModel, vocabulary: UnitVocabulary, folder: Path, *, half: bool = True, mantissa: int | None = None
 ) -> None:
     """Write config.json, model.safetensors and the tokenizer, loadable by AutoModelForCausalLM and AutoTokenizer.
 
@@ -256,7 +261,7 @@ def reading_model(folder: Path) -> Iterator[None]:
         raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
 
 
-def load_model(folder: Path) -> tuple[Any, UnitVocabulary]:
+def load_model(folder: Path) -> tuple[PreTrainedModel, UnitVocabulary]:
     """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary)."""
     from transformers import AutoModelForCausalLM
 

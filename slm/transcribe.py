@@ -17,16 +17,13 @@ from pathlib import Path
 import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.transcribe import pad_or_trim
-from faster_whisper.vad import VadOptions, get_speech_timestamps
 
 from slm.audio import resample
 from slm.errors import TresseError
+from slm.voice_activity import RATE, TRANSCRIPT_PAUSES, speech_pieces
 
-RATE = 16000
-PAUSE = 0.3
-"""s of silence that part two pieces."""
-LOOK = 0.25
-"""s that arrive between two looks for a pause."""
+INTERVAL = 0.25
+"""s of speech that arrive between two searches for a pause."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +54,17 @@ class Transcript:
     def language(self) -> str | None:
         """The language of most of the speech; None where there is none."""
         seconds: dict[str, float] = {}
-        for one in self.segments:
-            seconds[one.language] = seconds.get(one.language, 0.0) + (one.end - one.start) * one.probability
+        for segment in self.segments:
+            weight = (segment.end - segment.start) * segment.probability
+            seconds[segment.language] = seconds.get(segment.language, 0.0) + weight
         return max(seconds, key=lambda language: seconds[language], default=None)
 
     @property
     def confidence(self) -> float:
         """Mean of the segments' confidence, weighted by their length; 0 where there is none."""
-        total = sum(one.end - one.start for one in self.segments)
-        return sum(one.confidence * (one.end - one.start) for one in self.segments) / total if total else 0.0
+        lengths = [segment.end - segment.start for segment in self.segments]
+        weighted = (segment.confidence * length for segment, length in zip(self.segments, lengths, strict=True))
+        return sum(weighted) / sum(lengths) if sum(lengths) else 0.0
 
 
 class _Whisper(WhisperModel):
@@ -164,17 +163,17 @@ class Transcriber:
         features = [pad_or_trim(model.feature_extractor(audio[start:end], padding=0)) for start, end in pieces]
         heard = model.encode(np.stack(features))
         if language is not None or len(self.languages) == 1:
-            found = [(language or next(iter(self.languages)), 1.0)] * len(pieces)
+            spoken = [(language or next(iter(self.languages)), 1.0)] * len(pieces)
         else:
-            found = [self._choose(probabilities) for probabilities in model.model.detect_language(heard)]
+            spoken = [self._choose(probabilities) for probabilities in model.model.detect_language(heard)]
         prompts = [
             [self._start, *([self.languages[name]] if self.languages[name] >= 0 else []), *self._prompt_end]
-            for name, _ in found
+            for name, _ in spoken
         ]
         results = model.model.generate(
             heard, prompts, beam_size=self.beam, length_penalty=0, return_scores=True, max_length=model.max_length
         )
-        for (start, end), (name, probability), result in zip(pieces, found, results, strict=True):
+        for (start, end), (name, probability), result in zip(pieces, spoken, results, strict=True):
             tokens = result.sequences_ids[0]
             text = model.hf_tokenizer.decode(tokens).strip()
             yield Segment(start / RATE, end / RATE, text, name, probability, exp(result.scores[0] / (len(tokens) + 1)))
@@ -193,54 +192,41 @@ class TranscriptStream:
 
     def __init__(self, transcriber: Transcriber, sample_rate: int, language: str | None) -> None:
         self._transcriber, self._rate, self._language = transcriber, sample_rate, language
-        self._held = np.zeros(0, np.float32)
+        self._audio = np.zeros(0, np.float32)
         self._new: list[np.ndarray] = []
-        """Chunks that were not looked at yet."""
+        """Chunks that were not searched yet."""
         self._before = 0.0
         """s that were written down and dropped."""
 
     def push(self, chunk: np.ndarray) -> list[Segment]:
         """float32 [samples] at the stream's rate."""
         self._new.append(np.asarray(chunk, np.float32))
-        return self._take(last=False) if sum(map(len, self._new)) >= LOOK * self._rate else []
+        return self._take(last=False) if sum(map(len, self._new)) >= INTERVAL * self._rate else []
 
     def finish(self) -> list[Segment]:
         """No more is to come."""
         return self._take(last=True)
 
     def _take(self, last: bool) -> list[Segment]:
-        self._held, self._new = np.concatenate([self._held, *self._new]), []
-        audio = resample(self._held, self._rate, RATE)
-        found = speech_pieces(audio, self._transcriber.longest)
-        complete = [one for one in found if last or len(audio) - one[1] > (PAUSE + 0.1) * RATE]
+        self._audio, self._new = np.concatenate([self._audio, *self._new]), []
+        audio = resample(self._audio, self._rate, RATE)
+        pieces = speech_pieces(audio, self._transcriber.longest)
+        complete = [piece for piece in pieces if last or len(audio) - piece[1] > (TRANSCRIPT_PAUSES.pause + 0.1) * RATE]
         if last:
             keep = 0
         elif complete:
-            keep = len(self._held) - round(complete[-1][1] / RATE * self._rate)
+            keep = len(self._audio) - round(complete[-1][1] / RATE * self._rate)
         else:  # of silence a second is enough: a word may just be beginning
-            keep = len(self._held) if found else self._rate
+            keep = len(self._audio) if pieces else self._rate
         before = self._before
-        cut = max(0, len(self._held) - keep)
-        self._held, self._before = self._held[cut:], self._before + cut / self._rate
+        cut = max(0, len(self._audio) - keep)
+        self._audio, self._before = self._audio[cut:], self._before + cut / self._rate
         if not complete:
             return []
         written = self._transcriber._write_down(audio, complete, self._language)
-        return [replace(one, start=one.start + before, end=one.end + before) for one in written]
-
-
-def speech_pieces(audio: np.ndarray, longest: float) -> list[tuple[int, int]]:
-    """float32 [samples] at 16 kHz -> (start, end) of each stretch of speech in samples, of `longest` s at most."""
-    options = VadOptions(
-        threshold=0.4,
-        min_speech_duration_ms=120,
-        min_silence_duration_ms=int(PAUSE * 1000),
-        max_speech_duration_s=longest - 0.2,
-        speech_pad_ms=80,
-    )
-    found = get_speech_timestamps(audio, options, sampling_rate=RATE)
-    return [(part["start"], min(part["end"], part["start"] + int(longest * RATE))) for part in found]
+        return [replace(segment, start=segment.start + before, end=segment.end + before) for segment in written]
 
 
 def _known(model: WhisperModel) -> list[str]:
-    found = (re.fullmatch(r"<\|([a-z]{2,3})\|>", token) for token in model.hf_tokenizer.get_vocab())
-    return sorted(match[1] for match in found if match)
+    matches = (re.fullmatch(r"<\|([a-z]{2,3})\|>", token) for token in model.hf_tokenizer.get_vocab())
+    return sorted(match[1] for match in matches if match)

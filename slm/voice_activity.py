@@ -1,12 +1,18 @@
-"""Where speech is: Silero's voice activity detector, which comes with faster-whisper and runs offline.
+"""Where speech is: Silero's voice activity detector, which comes with faster-whisper and runs offline, and one rule that
+makes stretches of speech of its probabilities.
 
-It looks at a window of 32 ms at a time and keeps its state, so chunks of any size give the same decisions. Prompts are cut
-into sentences at pauses, because the language model was trained with a tag before every sentence.
+The detector looks at a window of 32 ms at a time and keeps its state, so chunks of any size give the same decisions.
+Prompts are cut into sentences at pauses, because the language model was trained with a tag before every sentence;
+transcripts are made piece by piece; and hands-free, a pause ends a turn. Each has its `PauseSettings`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 
@@ -18,14 +24,148 @@ WINDOW = 512
 """Samples in one decision."""
 CONTEXT = 64
 """Samples before a window that the detector sees as well."""
-SPEECH, SILENCE = 0.4, 0.25
-"""Probability from which on a window is speech, and below which it is none."""
-PAUSE = 0.35
-"""s of silence that part two stretches of speech."""
-LEAST = 0.12
-"""s of speech that are taken for speech, at least."""
-PAD = 0.06
-"""s that a stretch is longer at either end than what was found."""
+SHORT_PAUSE = 0.098
+"""s of silence at which a stretch that gets too long may be cut."""
+
+
+@dataclass(frozen=True)
+class PauseSettings:
+    """Where a stretch of speech begins and ends.
+
+    speech, silence: probability from which on a window is speech, and below which it is none; resume: from which on
+    silence is over; onset: windows of speech in a row that make a beginning; pause: s of silence, up to the beginning of
+    the window that decides, that end a stretch; shortest: s, stretches up to which are dropped; pad: s that a stretch is
+    longer at either end than what was found; longest: s of a stretch.
+    """
+
+    speech: float
+    silence: float
+    resume: float
+    pause: float
+    onset: int = 1
+    shortest: float = 0.0
+    pad: float = 0.0
+    longest: float = math.inf
+
+
+PROMPT_PAUSES = PauseSettings(speech=0.4, silence=0.25, resume=0.4, pause=0.35, shortest=0.12, pad=0.06)
+"""Between the sentences of a prompt."""
+TRANSCRIPT_PAUSES = PauseSettings(speech=0.4, silence=0.25, resume=0.4, pause=0.3, shortest=0.12, pad=0.08)
+"""Between the pieces that a recogniser gets."""
+TURN_PAUSES = PauseSettings(speech=0.5, silence=0.35, resume=0.35, pause=0.67, onset=3)
+"""Between the turns of somebody who talks hands-free: 0.7 s of silence with the window that decides."""
+
+
+class Change(Enum):
+    """What a window changed."""
+
+    BEGAN = "began"
+    ENDED = "ended"
+
+
+class PauseSegmenter:
+    """Push the probability of speech of every window; `finish` for the stretches. `speaking`: within one now.
+
+    The rule is Silero's (faster_whisper.vad.get_speech_timestamps), which wants the whole recording.
+    """
+
+    _start: int | None
+    """The first sample of the stretch under way."""
+    _quiet: int | None
+    """Where the silence began in which the latest window lies."""
+    _cut: int | None
+    """Where the latest silence of `SHORT_PAUSE` began."""
+    _resumed: int | None
+    """Where speech went on after that."""
+
+    def __init__(self, settings: PauseSettings) -> None:
+        self.settings = settings
+        self._stretches: list[tuple[int, int]] = []
+        self._at = 0
+        """The first sample of the window."""
+        self._run = 0
+        """Windows of speech in a row, before a stretch."""
+        self._clear()
+
+    @property
+    def speaking(self) -> bool:
+        """Whether the latest window belongs to a stretch of speech."""
+        return self._start is not None
+
+    def push(self, probability: float) -> Change | None:
+        """The next window."""
+        at, self._at = self._at, self._at + WINDOW
+        if self._start is None:
+            return self._wait(at, probability)
+        if probability >= self.settings.resume and self._quiet is not None:
+            self._quiet = None
+            if self._cut is not None and self._resumed is None:
+                self._resumed = at
+        if at - self._start > self._room and self._split(at):
+            return Change.ENDED
+        if probability < self.settings.silence:
+            return self._fall_silent(at)
+        return None
+
+    def finish(self, samples: int) -> list[tuple[int, int]]:
+        """(start, end) of every stretch in a recording of so many samples, in samples, padded."""
+        if self._start is not None:
+            self._add(self._start, samples)
+        pad, edges = round(self.settings.pad * RATE), [list(stretch) for stretch in self._stretches]
+        for before, after in itertools.pairwise(edges):
+            share = min(pad, (after[0] - before[1]) // 2)
+            before[1], after[0] = min(samples, before[1] + share), after[0] - share
+        if edges:
+            edges[0][0], edges[-1][1] = max(0, edges[0][0] - pad), min(samples, edges[-1][1] + pad)
+        return [(start, end) for start, end in edges]
+
+    def _clear(self) -> None:
+        self._start = self._quiet = self._cut = self._resumed = None
+
+    @property
+    def _room(self) -> float:
+        """Samples of a stretch before its padding."""
+        return RATE * self.settings.longest - WINDOW - 2 * round(self.settings.pad * RATE)
+
+    def _wait(self, at: int, probability: float) -> Change | None:
+        self._run = self._run + 1 if probability >= self.settings.speech else 0
+        if self._run < self.settings.onset:
+            return None
+        self._start, self._run = at - (self.settings.onset - 1) * WINDOW, 0
+        return Change.BEGAN
+
+    def _split(self, at: int) -> bool:
+        """A stretch is too long: end it in its last short pause, or here. Whether nothing of it goes on."""
+        assert self._start is not None
+        start, cut, resumed = self._start, self._cut, self._resumed
+        self._stretches.append((start, at if cut is None else cut))
+        self._clear()
+        self._start = resumed
+        return resumed is None
+
+    def _fall_silent(self, at: int) -> Change | None:
+        assert self._start is not None
+        if self._quiet is None:
+            self._quiet = at
+        if at - self._quiet > SHORT_PAUSE * RATE:
+            self._cut, self._resumed = self._quiet, None
+        if at - self._quiet < self.settings.pause * RATE:
+            return None
+        self._add(self._start, self._quiet)
+        self._clear()
+        return Change.ENDED
+
+    def _add(self, start: int, end: int) -> None:
+        if end - start > self.settings.shortest * RATE:
+            self._stretches.append((start, end))
+
+
+def segment(probabilities: Iterable[float], samples: int, settings: PauseSettings) -> list[tuple[int, int]]:
+    """The windows of a recording of so many samples -> (start, end) of its stretches of speech in samples."""
+    segmenter = PauseSegmenter(settings)
+    for probability in probabilities:
+        segmenter.push(probability)
+    return segmenter.finish(samples)
 
 
 class SpeechProbability:
@@ -34,18 +174,18 @@ class SpeechProbability:
     def __init__(self) -> None:
         self._state = [np.zeros((1, 1, 128), np.float32) for _ in range(2)]
         self._before = np.zeros(CONTEXT, np.float32)
-        self._held = np.zeros(0, np.float32)
+        self._rest = np.zeros(0, np.float32)
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """float32 [n] -> float32 [k]."""
         from faster_whisper.vad import get_vad_model
 
-        self._held = np.concatenate([self._held, samples])
-        count = len(self._held) // WINDOW
+        self._rest = np.concatenate([self._rest, samples])
+        count = len(self._rest) // WINDOW
         if not count:
             return np.zeros(0, np.float32)
-        windows = self._held[: count * WINDOW].reshape(count, WINDOW)
-        self._held = self._held[count * WINDOW :]
+        windows = self._rest[: count * WINDOW].reshape(count, WINDOW)
+        self._rest = self._rest[count * WINDOW :]
         before = np.concatenate([self._before[None], windows[:-1, -CONTEXT:]])
         self._before = windows[-1, -CONTEXT:]
         inputs = {"input": np.concatenate([before, windows], 1), "h": self._state[0], "c": self._state[1]}
@@ -54,16 +194,16 @@ class SpeechProbability:
 
     def flush(self) -> np.ndarray:
         """The last window, filled up with silence: float32 [0 or 1]."""
-        return self.push(np.zeros(-len(self._held) % WINDOW, np.float32))
+        return self.push(np.zeros(-len(self._rest) % WINDOW, np.float32))
 
 
 class SpeechStream:
     """Push float32 [n] at `sample_rate` Hz as they come, then `finish`."""
 
-    def __init__(self, sample_rate: int) -> None:
+    def __init__(self, sample_rate: int, settings: PauseSettings = PROMPT_PAUSES) -> None:
         self._resample = ResampleStream(sample_rate, RATE)
         self._probability = SpeechProbability()
-        self._found: list[np.ndarray] = []
+        self._segmenter = PauseSegmenter(settings)
         self._samples = 0
 
     def push(self, samples: np.ndarray) -> None:
@@ -71,14 +211,18 @@ class SpeechStream:
         self._add(self._resample.push(samples))
 
     def finish(self) -> list[tuple[float, float]]:
-        """(start, end) of every stretch of speech in s; stretches are parted by `PAUSE` s or more."""
+        """(start, end) of every stretch of speech in s."""
         self._add(self._resample.flush())
-        self._found.append(self._probability.flush())
-        return stretches(np.concatenate(self._found).tolist(), self._samples)
+        self._decide(self._probability.flush())
+        return [(start / RATE, end / RATE) for start, end in self._segmenter.finish(self._samples)]
 
     def _add(self, samples: np.ndarray) -> None:
         self._samples += len(samples)
-        self._found.append(self._probability.push(samples))
+        self._decide(self._probability.push(samples))
+
+    def _decide(self, probabilities: np.ndarray) -> None:
+        for probability in probabilities.tolist():
+            self._segmenter.push(probability)
 
 
 def speech_segments(waveform: np.ndarray, sample_rate: int) -> list[tuple[float, float]]:
@@ -88,27 +232,10 @@ def speech_segments(waveform: np.ndarray, sample_rate: int) -> list[tuple[float,
     return stream.finish()
 
 
-def stretches(probabilities: Sequence[float], samples: int) -> list[tuple[float, float]]:
-    """The windows of a recording of so many samples -> (start, end) of its stretches of speech in s.
+def speech_pieces(audio: np.ndarray, longest: float) -> list[tuple[int, int]]:
+    """float32 [samples] at 16 kHz -> (start, end) in samples of the pieces for a recogniser, of `longest` s at most."""
+    from faster_whisper.vad import get_vad_model
 
-    The rule is Silero's (faster_whisper.vad.get_speech_timestamps), which wants the whole recording.
-    """
-    found: list[tuple[int, int]] = []
-    start = quiet = None
-    for number, probability in enumerate(probabilities):
-        place = number * WINDOW
-        if probability >= SPEECH:
-            start, quiet = place if start is None else start, None
-        elif start is not None and probability < SILENCE:
-            quiet = place if quiet is None else quiet
-            if place - quiet >= PAUSE * RATE:
-                found.append((start, quiet))
-                start = quiet = None
-    if start is not None:
-        found.append((start, samples))
-    pad = int(PAD * RATE)
-    return [
-        (max(0, start - pad) / RATE, min(samples, end + pad) / RATE)
-        for start, end in found
-        if end - start > LEAST * RATE
-    ]
+    probabilities = get_vad_model()(np.pad(audio, (0, WINDOW - len(audio) % WINDOW))).reshape(-1).tolist()
+    pieces = segment(probabilities, len(audio), replace(TRANSCRIPT_PAUSES, longest=longest - 0.2))
+    return [(start, min(end, start + int(longest * RATE))) for start, end in pieces]

@@ -1,9 +1,9 @@
 """How soon the page answers: `python -m tests.latency [--turns 50]` prints a table and, last, one JSON line.
 
-Chromium's fake microphone tells stories of the test split without end, in both languages; the talk button is held for some
-seconds of it. What the page says is the time from letting go to the moment that the first sample is scheduled for; beside
-it the first block at the loudspeaker that is not silence (in blocks of 32 ms, and later by the tap's own buffer). Uses the
-shipped bundle, or `--bundle`; nothing else should be running.
+Chromium's fake microphone plays stories of the test split without end, in both languages; the talk button is pressed
+for some seconds of it. What the page says is the time from letting go to the moment that the first sample is scheduled
+for; beside it the first block at the loudspeaker that is not silence (in blocks of 32 ms, and later by the tap's own
+buffer). Uses the shipped bundle, or `--bundle`; nothing else should be running.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ RELEASED = """() => {
 
 def measure(bundle: Bundle, turns: int, stories: int = 8) -> list[dict[str, float]]:
     """Talk `turns` times: for each reply, ms from the end of the prompt to the first sound, `heard` and as the page says."""
-    told = [waveform for waveform, *_ in spoken_prompts(bundle, stories)]
+    spoken = [waveform for waveform, *_ in spoken_prompts(bundle, stories)]
     rate = next(spoken_prompts(bundle, 1))[1]
     share_cores()
     bundle.warm_up()
     server, url = start(bundle, "127.0.0.1", 0)
-    found: list[dict[str, float]] = []
+    timings: list[dict[str, float]] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
             microphone = Path(folder) / "stories.wav"
-            write_wav(microphone, np.concatenate(told), rate)
+            write_wav(microphone, np.concatenate(spoken), rate)
             with chromium(microphone) as browser, visits(browser) as visit:
                 visitor = visit(url)
                 visitor.page.locator(".settings summary").click()
@@ -55,12 +55,12 @@ def measure(bundle: Bundle, turns: int, stories: int = 8) -> list[dict[str, floa
                     visitor.forget_sound()
                     visitor.hold(2.0 + 0.37 * (turn % 8))
                     visitor.wait_replies(1)
-                    found.append(_turn(visitor))
+                    timings.append(_turn(visitor))
                     visitor.page.locator(".new").click()
                     visitor.page.locator(".beginning").wait_for()
     finally:
         server.close(verbose=False)
-    return found
+    return timings
 
 
 def _turn(visitor: Any) -> dict[str, float]:
@@ -77,11 +77,11 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=50)
     parser.add_argument("--bundle", type=Path)
     options = parser.parse_args()
-    found = measure(Bundle.load(options.bundle), options.turns)
-    result: dict[str, Any] = {"turns": len(found)}
+    timings = measure(Bundle.load(options.bundle), options.turns)
+    result: dict[str, Any] = {"turns": len(timings)}
     print(f"{'first sound after the prompt':<30}{'median':>10}{'95th percentile':>18}")
     for name, title in (("heard", "at the loudspeaker"), ("page", "as the page says")):
-        values = [turn[name] for turn in found]
+        values = [turn[name] for turn in timings]
         result[name] = {"median": round(float(np.median(values)), 1), "p95": round(float(np.quantile(values, 0.95)), 1)}
         print(f"{title:<30}{result[name]['median']:>7.0f} ms{result[name]['p95']:>15.0f} ms")
     result["goal_met"] = result["page"]["median"] <= GOAL

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,25 @@ from vocoder.streaming import VocoderStream
 
 PLACES = 32
 """Head frames from the start, and to the end, of a run that are told apart."""
+
+
+class UnitRuns(Protocol):
+    """Units to be spoken, as `slm.units.Units` are."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """int [N], whole runs."""
+        ...
+
+    @property
+    def run_lengths(self) -> np.ndarray | None:
+        """int [N] unit frames; None: they are predicted."""
+        ...
+
+    @property
+    def frame_rate(self) -> float:
+        """Hz."""
+        ...
 
 
 class Vocoder(nn.Module):
@@ -94,10 +113,9 @@ class Vocoder(nn.Module):
         """A fresh stream in this speaker's voice (None: the first). Raises ValueError for a speaker not known."""
         return VocoderStream(self, speaker)
 
-    def synthesise(self, units: Any, speaker: str | None = None, language: str | None = None) -> np.ndarray:
+    def synthesise(self, units: UnitRuns, speaker: str | None = None, language: str | None = None) -> np.ndarray:
         """Units -> float32 [samples], |x| <= 1.
 
-        units: any object with `ids` int [N] and `run_lengths` int [N] or None (then durations are predicted).
         speaker, language: None means the first of the config. Raises ValueError (one line) for what is not known.
         """
         rate = getattr(units, "frame_rate", None)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from vocoder.istft import OverlapState, Source
-from vocoder.prosody import MIDDLE, ProsodyState
+from vocoder.causal import CausalStack, LookaheadConv
+from vocoder.config import VocoderConfig
+from vocoder.istft import OverlapState, Source, StreamingISTFTHead
+from vocoder.prosody import MIDDLE, Prosody, ProsodyState
 from vocoder.prosody import run_lengths as predicted_run_lengths
 from vocoder.source import advance_phase
-
-if TYPE_CHECKING:
-    from vocoder.model import Vocoder
 
 BLOCK = 256
 """Units, or head frames, computed at once: fits the caches of one core."""
@@ -32,6 +31,33 @@ def _index(name: str, known: list[str], kind: str) -> int:
     return known.index(name)
 
 
+class StreamedVocoder(Protocol):
+    """What a stream needs of `vocoder.model.Vocoder`; shapes as there."""
+
+    config: VocoderConfig
+    first: LookaheadConv
+    norm: nn.LayerNorm
+    backbone: CausalStack
+    head: StreamingISTFTHead
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    def predictor(self) -> Prosody:
+        """Durations and pitch, in float64 on the CPU."""
+        ...
+
+    def embed(self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, features_BNC: Tensor) -> Tensor:
+        """Everything known about a unit -> [B, N, C]."""
+        ...
+
+    def spread(self, x_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor, f0_BT: Tensor) -> Tensor:
+        """Units -> head frames [B, T, C]."""
+        ...
+
+
 class VocoderStream:
     """One utterance, or an endless one. After `flush` the stream is finished.
 
@@ -40,7 +66,7 @@ class VocoderStream:
     """
 
     @torch.inference_mode()
-    def __init__(self, vocoder: Vocoder, speaker: str | None = None) -> None:
+    def __init__(self, vocoder: StreamedVocoder, speaker: str | None = None) -> None:
         config = vocoder.config
         self.vocoder = vocoder
         self._speaker = 0 if speaker is None else _index(speaker, config.speakers, "speaker")

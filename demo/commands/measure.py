@@ -8,12 +8,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from demo.commands.options import CORES, AsrOption, BundleOption, DeviceOption, WorkersOption, no_telemetry, pairs
 from slm.errors import TresseError
+
+if TYPE_CHECKING:
+    from slm.bundle import Bundle
+    from slm.transcribe import Transcriber
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the report.", show_default=False)]
 CompareOption = Annotated[
@@ -58,9 +62,9 @@ def cloze_command(
     speakers = pairs("--voice", voice, "LANG=VOICE")
     chosen, root = load_items(items, count)
 
-    def evaluate(one: Any, folder: Path) -> dict[str, Any]:
+    def evaluate(measured: Bundle, folder: Path) -> dict[str, Any]:
         return evaluate_cloze(
-            one,
+            measured,
             chosen,
             out=folder,
             voices=speakers or None,
@@ -100,9 +104,9 @@ def pairs_command(
     from train.evaluate.spoken_items import default_cache
 
     chosen, root = read_pairs(items)
-    held = Bundle.load(bundle, device)
+    measured = Bundle.load(bundle, device)
     settings = {"language": language, "cache": cache or default_cache(), "audio_root": root, "workers": workers}
-    print(markdown_table(evaluate_pairs(held, chosen, out=out, **settings)))  # type: ignore[arg-type]
+    print(markdown_table(evaluate_pairs(measured, chosen, out=out, **settings)))  # type: ignore[arg-type]
 
 
 def alignment_command(
@@ -149,9 +153,9 @@ def continuation_command(
     from slm.transcribe import Transcriber
     from train.evaluate.continuation import evaluate_continuation, markdown_table
 
-    held = Bundle.load(bundle, device)
-    ears = Transcriber.of_bundle(held.path, held.languages, asr)
-    print(markdown_table(evaluate_continuation(held, ears, out=out, prompts=count, max_seconds=max_seconds)))
+    measured = Bundle.load(bundle, device)
+    recogniser = Transcriber.of_bundle(measured.path, measured.languages, asr)
+    print(markdown_table(evaluate_continuation(measured, recogniser, out=out, prompts=count, max_seconds=max_seconds)))
 
 
 def resynthesis_command(
@@ -166,11 +170,11 @@ def resynthesis_command(
     from slm.bundle import Bundle
     from train.evaluate.resynthesis import evaluate_resynthesis, summary_table
 
-    held = Bundle.load(bundle, device)
-    ears, deaf = _ears(held, asr)
-    if deaf:
-        print(f"without word errors: {deaf}", file=sys.stderr)
-    print(summary_table(evaluate_resynthesis(held, ears, out=out, count=count)))
+    measured = Bundle.load(bundle, device)
+    recogniser, missing = _recogniser(measured, asr)
+    if missing:
+        print(f"without word errors: {missing}", file=sys.stderr)
+    print(summary_table(evaluate_resynthesis(measured, recogniser, out=out, count=count)))
 
 
 def all_command(
@@ -197,16 +201,16 @@ def all_command(
     from train.evaluate.all import QUICK, Sizes, evaluate_all
     from train.evaluate.spoken_items import default_cache
 
-    held = Bundle.load(bundle, device)
-    ears, deaf = _ears(held, asr)
+    measured = Bundle.load(bundle, device)
+    recogniser, missing = _recogniser(measured, asr)
     sizes = QUICK if quick else Sizes()
     sizes = replace(sizes, items=items or sizes.items, prompts=prompts or sizes.prompts)
     results = evaluate_all(
-        held,
+        measured,
         out=out,
         command=shlex.join(["tresse", *sys.argv[1:]]),
-        transcriber=ears,
-        deaf=deaf,
+        transcriber=recogniser,
+        deaf=missing,
         sizes=sizes,
         only=only or (),
         cache=cache or default_cache(),
@@ -250,8 +254,8 @@ def units_command(
     if units:
         encoder, languages = load_encoder(units).to(choose_device(device)), list(Voices.load().languages)
     else:
-        held = Bundle.load(bundle, device)
-        encoder, languages = held.units, held.languages
+        measured = Bundle.load(bundle, device)
+        encoder, languages = measured.units, measured.languages
     print(summary_table(report_units(encoder, languages, out, count=count)))
 
 
@@ -295,7 +299,7 @@ def bench_prepare_command() -> None:
     _show(run_bench(), table)
 
 
-def _ears(bundle: Any, asr: str | None) -> tuple[Any, str]:
+def _recogniser(bundle: Bundle, asr: str | None) -> tuple[Transcriber | None, str]:
     """The recogniser asked for, or the bundle's; where the bundle has none, None and why."""
     from slm.transcribe import Transcriber
 

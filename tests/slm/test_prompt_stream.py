@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,7 +18,16 @@ from slm.errors import TresseError
 from slm.settings import ReplySettings
 from slm.speaking import sentences_of
 from slm.units import Units
-from slm.voice_activity import LEAST, PAD, PAUSE, RATE, SILENCE, SPEECH, SpeechStream, speech_segments
+from slm.voice_activity import (
+    PROMPT_PAUSES,
+    RATE,
+    TRANSCRIPT_PAUSES,
+    WINDOW,
+    PauseSettings,
+    SpeechStream,
+    segment,
+    speech_segments,
+)
 from tests.conftest import spoken_beginning
 
 
@@ -64,15 +75,38 @@ def test_stretches_of_speech_are_those_of_faster_whisper(seed: int, pauses: list
     waveform = np.concatenate(
         [*(sound for n, part in zip(pauses, parts, strict=False) for sound in (part, noise[:n])), parts[-1]]
     )
-    options = VadOptions(
-        threshold=SPEECH,
-        neg_threshold=SILENCE,
-        min_speech_duration_ms=round(1000 * LEAST),
-        min_silence_duration_ms=round(1000 * PAUSE),
-        speech_pad_ms=round(1000 * PAD),
-    )
-    expected = [(part["start"] / RATE, part["end"] / RATE) for part in get_speech_timestamps(waveform.copy(), options)]
+    timestamps = get_speech_timestamps(waveform.copy(), VadOptions(**silero_options(PROMPT_PAUSES)))
+    expected = [(part["start"] / RATE, part["end"] / RATE) for part in timestamps]
     assert speech_segments(waveform, RATE) == expected
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    runs=st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.9]), st.integers(1, 40)), max_size=20),
+    rest=st.integers(0, WINDOW - 1),
+    longest=st.sampled_from([1.0, 2.5, 8.0, float("inf")]),
+)
+def test_long_stretches_are_cut_as_by_faster_whisper(runs: list[tuple[float, int]], rest: int, longest: float) -> None:
+    """Probabilities made up, in runs of windows; pieces for a recogniser that takes so many s."""
+    from faster_whisper import vad
+
+    probabilities = [probability for probability, count in runs for _ in range(count)] + [0.1]
+    samples = (len(probabilities) - 1) * WINDOW + rest
+    asked = replace(TRANSCRIPT_PAUSES, longest=longest)
+    options = vad.VadOptions(**silero_options(asked), max_speech_duration_s=longest)
+    with mock.patch.object(vad, "get_vad_model", return_value=lambda audio: np.array(probabilities)):
+        timestamps = vad.get_speech_timestamps(np.zeros(samples, np.float32), options)
+    assert segment(probabilities, samples, asked) == [(part["start"], part["end"]) for part in timestamps]
+
+
+def silero_options(asked: PauseSettings) -> dict[str, float]:
+    return {
+        "threshold": asked.speech,
+        "neg_threshold": asked.silence,
+        "min_speech_duration_ms": round(1000 * asked.shortest),
+        "min_silence_duration_ms": round(1000 * asked.pause),
+        "speech_pad_ms": round(1000 * asked.pad),
+    }
 
 
 @functools.cache

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from slm.errors import TresseError
-from slm.transcribe import RATE, Segment, Transcriber, Transcript, speech_pieces
+from slm.transcribe import RATE, Segment, Transcriber, Transcript
+from slm.voice_activity import speech_pieces
 from train.asr.clips import Clips, ClipSettings, augment
 from train.asr.features import MelFeatures
 from train.asr.model import SPECIAL, ASRModel, train_tokenizer
