@@ -112,8 +112,8 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
 
     Items come in the order of the first run. Raises TresseError where runs were evaluated on different items.
     """
-    from train.evaluate.cloze.evaluation import read_scores
     from train.evaluate.cloze.protocol import HEADLINE, SAME, value_of
+    from train.evaluate.cloze.results import read_scores
     from train.tools.statistics import outcomes
 
     held: list[dict[Cell, dict[str, tuple[float, str]]]] = []

@@ -54,9 +54,9 @@ def cloze_command(
     no_telemetry()
     from slm.bundle import Bundle
     from train.evaluate.cloze.comparison import compare_cloze
-    from train.evaluate.cloze.evaluation import evaluate_cloze, markdown_table
+    from train.evaluate.cloze.evaluation import evaluate_cloze
     from train.evaluate.cloze.items import load_items
-    from train.evaluate.cloze.report import comparison_table, voices_table
+    from train.evaluate.cloze.report import comparison_table, markdown_table, voices_table
     from train.evaluate.spoken_items import default_cache
 
     speakers = pairs("--voice", voice, "LANG=VOICE")
@@ -151,7 +151,8 @@ def continuation_command(
     no_telemetry()
     from slm.bundle import Bundle
     from slm.transcribe import Transcriber
-    from train.evaluate.continuation import evaluate_continuation, markdown_table
+    from train.evaluate.continuation import evaluate_continuation
+    from train.evaluate.continuation_report import markdown_table
 
     measured = Bundle.load(bundle, device)
     recogniser = Transcriber.of_bundle(measured.path, measured.languages, asr)

@@ -11,8 +11,9 @@ import pytest
 from slm.bundle import SHIPPED, Bundle
 from slm.settings import ReplySettings
 from slm.transcribe import Transcriber
-from train.evaluate.cloze.evaluation import evaluate_cloze, read_scores
+from train.evaluate.cloze.evaluation import evaluate_cloze
 from train.evaluate.cloze.protocol import HEADLINE, value_of
+from train.evaluate.cloze.results import read_scores
 from train.evaluate.recogniser import evaluate_recogniser
 from train.evaluate.units import measure, speak_panel
 from train.publish.figures import figures

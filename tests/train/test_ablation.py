@@ -13,7 +13,7 @@ import pytest
 from slm.errors import TresseError
 from slm.likelihood import EndingScore
 from train.ablation import compare_rows, markdown, outcomes_by_cell, run_ablation
-from train.evaluate.cloze.evaluation import Choice
+from train.evaluate.cloze.results import Choice
 from train.lm.schedule import Stage
 from train.publish.results import publish_ablation
 from train.recipe import AblationRow, AblationSettings, Recipe

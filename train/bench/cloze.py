@@ -16,6 +16,7 @@ import numpy as np
 
 from slm.likelihood import EndingScore, ScoredItem, score_endings
 from train.evaluate.cloze.protocol import CONTROL, RULES, value_of
+from train.evaluate.scorable import Scorable
 
 GOAL = 3.0
 """Times faster than the plain way, at least."""
@@ -57,7 +58,7 @@ def score_plainly(
     return results
 
 
-def bench_cloze(bundle: Any, count: int = 50, repeats: int = 2, cache: Path | None = None) -> dict[str, Any]:
+def bench_cloze(bundle: Scorable, count: int = 50, repeats: int = 2, cache: Path | None = None) -> dict[str, Any]:
     """Time both ways on `count` items of each kind, each the best of `repeats`; returns what is printed as JSON.
 
     Raises TresseError where the bundle or the stories cannot be used.

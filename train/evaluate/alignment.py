@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from slm.errors import TresseError
+from train.evaluate.scorable import Scorable
 from train.evaluate.spoken_items import SpokenUnits
 from train.speech.voices import Voices
 from train.stories.grammar import Story, generate_stories
@@ -119,7 +120,7 @@ def measure_layer(one: np.ndarray, other: np.ndarray, seed: int = 0) -> dict[str
 
 
 def measure_alignment(
-    bundle: Any, sentences: Sequence[Mapping[str, str]], spoken: SpokenUnits, voices: Sequence[str]
+    bundle: Scorable, sentences: Sequence[Mapping[str, str]], spoken: SpokenUnits, voices: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Figures by language pair and layer, and the states of the best layer by language (of the first pair).
 
@@ -151,13 +152,13 @@ def measure_alignment(
 
 
 def evaluate_alignment(
-    bundle: Any,
+    bundle: Scorable,
     *,
     out: Path,
     count: int = 300,
     split: str = "test",
     seed: int = 1,
-    compare: Any = None,
+    compare: Scorable | None = None,
     names: tuple[str, str] = ("this", "other"),
     panel: Voices | None = None,
     cache: Path | None = None,

@@ -22,6 +22,7 @@ from typing import Any
 from slm.errors import TresseError
 from slm.settings import TEMPERATURE, TOP_P
 from train.evaluate.html import nested, write_html
+from train.evaluate.scorable import Talking, Transcribing
 from train.evaluate.spoken_items import files_hash
 from train.speech.voices import Voices
 from train.stories.cloze_items import BENCHMARK_ITEMS
@@ -46,12 +47,12 @@ QUICK = Sizes(items=60, sentences=60, prompts=2, spoken=10)
 class Setting:
     """What the parts share. transcriber: None where there is none; `deaf` says why."""
 
-    bundle: Any
+    bundle: Talking
     panel: Voices
     sizes: Sizes
     workers: int
     cache: Path | None
-    transcriber: Any
+    transcriber: Transcribing | None
     deaf: str = ""
 
 
@@ -160,11 +161,11 @@ PARTS = {
 
 
 def evaluate_all(
-    bundle: Any,
+    bundle: Talking,
     *,
     out: Path,
     command: str = "",
-    transcriber: Any = None,
+    transcriber: Transcribing | None = None,
     deaf: str = "",
     sizes: Sizes | None = None,
     only: Sequence[str] = (),
@@ -299,7 +300,7 @@ def _read(path: Path) -> dict[str, Any] | None:
     return held if isinstance(held, dict) else None
 
 
-def _bundle(bundle: Any) -> dict[str, Any]:
+def _bundle(bundle: Talking) -> dict[str, Any]:
     info = bundle.info
     return {
         "name": info.get("name", bundle.path.name),

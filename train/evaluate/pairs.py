@@ -26,6 +26,7 @@ from train.evaluate.cloze.evaluation import conditions
 from train.evaluate.cloze.protocol import RECORDED, SEEN, UNSEEN
 from train.evaluate.cloze.report import problems_section, shown
 from train.evaluate.lexical import SHIPPED_SET
+from train.evaluate.scorable import Scorable
 from train.evaluate.spoken_items import SpokenUnits, heard_voices, is_recording
 from train.speech.voices import Voices
 from train.stories.grammar import read_lines, rng_for
@@ -71,7 +72,7 @@ def read_pairs(path: Path | None = None) -> tuple[list[Pair], Path]:
 
 
 def evaluate_pairs(
-    bundle: Any,
+    bundle: Scorable,
     pairs: Iterable[Pair],
     *,
     out: Path,
@@ -144,7 +145,7 @@ def evaluate_pairs(
 Values = tuple[dict[str, float], dict[str, float]]
 
 
-def _score(bundle: Any, asked: list[tuple[Pair, str, str, str | None]], spoken: SpokenUnits) -> list[Values]:
+def _score(bundle: Scorable, asked: list[tuple[Pair, str, str, str | None]], spoken: SpokenUnits) -> list[Values]:
     """By rule, the values of right and wrong."""
     vocabulary = bundle.vocabulary
     items, tried = [], []

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchaudio.functional import edit_distance
+from rapidfuzz.distance import Levenshtein
 
 from train.asr.plan import written
 from train.asr.training import spoken_words
+from train.evaluate.scorable import Transcribing
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
@@ -20,7 +21,7 @@ GROUPS = {"training": "training voices", "held_out": "held-out voices"}
 
 
 def evaluate_recogniser(
-    transcriber: Any, sentences: Sequence[tuple[str, str]], panel: Voices, *, out: Path | None = None
+    transcriber: Transcribing, sentences: Sequence[tuple[str, str]], panel: Voices, *, out: Path | None = None
 ) -> dict[str, Any]:
     """What a recogniser makes of (language, text) sentences, each spoken by a voice of both groups.
 
@@ -43,7 +44,7 @@ def evaluate_recogniser(
             spent += time.perf_counter() - began
             seconds += len(waveform) / SAMPLE_RATE
             said = spoken_words(written(text))
-            wrong[language] += edit_distance(said, spoken_words(heard.text))
+            wrong[language] += Levenshtein.distance(said, spoken_words(heard.text))
             words[language] += len(said)
             right += heard.language == language
             confidences.append(heard.confidence)

@@ -26,6 +26,7 @@ import torch
 from slm.errors import TresseError
 from train.asr.training import spoken_words
 from train.evaluate.edit_distance import edit_distances
+from train.evaluate.scorable import Talking, Transcribing
 from train.speech.pitch import pitch_contours
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.held_out import held_out_sentences
@@ -62,8 +63,8 @@ class Utterance:
 
 
 def evaluate_resynthesis(
-    bundle: Any,
-    transcriber: Any,
+    bundle: Talking,
+    transcriber: Transcribing | None,
     *,
     out: Path,
     count: int = 60,
@@ -105,7 +106,7 @@ def evaluate_resynthesis(
     return results
 
 
-def resynthesise(bundle: Any, sentences: Sequence[tuple[str, str]], panel: Voices) -> list[Utterance]:
+def resynthesise(bundle: Talking, sentences: Sequence[tuple[str, str]], panel: Voices) -> list[Utterance]:
     """(language, text) sentences spoken by every group's voices in turn, encoded and spoken again."""
     own = [name for name in bundle.speakers if name in panel.training]
     if not own:
@@ -134,7 +135,7 @@ def resynthesise(bundle: Any, sentences: Sequence[tuple[str, str]], panel: Voice
     return spoken
 
 
-def transcripts(utterances: Sequence[Utterance], transcriber: Any) -> list[tuple[str, str, str]]:
+def transcripts(utterances: Sequence[Utterance], transcriber: Transcribing) -> list[tuple[str, str, str]]:
     """What was said, what the recogniser hears in the original, and in the resynthesised: of each utterance."""
     heard: list[tuple[str, str, str]] = []
     originals: dict[int, str] = {}

@@ -21,6 +21,7 @@ import numpy as np
 from slm.audio import read_audio, resample
 from slm.errors import TresseError
 from slm.units.sequence import Units
+from train.evaluate.scorable import Scorable
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
@@ -42,7 +43,7 @@ def default_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "tresse" / "speech"
 
 
-def heard_voices(bundle: Any, panel: Voices) -> list[str]:
+def heard_voices(bundle: Scorable, panel: Voices) -> list[str]:
     """The panel's training voices that a bundle's language model was trained on: all, where its provenance names none."""
     named = getattr(bundle, "info", {}).get("provenance", {}).get("voices")
     return [name for name in panel.training if named is None or name in named]

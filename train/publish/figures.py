@@ -20,7 +20,7 @@ SETS = {
     "hand_written": "hand-written, unseen voices",
 }
 CONTINUATION = {
-    "familiar": "prompts made out",
+    "in_domain": "prompts in domain",
     "language": "in the language asked for",
     "lexicon": "words of the lexicon",
     "confidence": "recogniser's confidence",
@@ -109,6 +109,8 @@ def further_table(metrics: Mapping[str, Any]) -> str:
             told = f"{said}; language told right in {ears['language'][group]:.1%}"
             rows.append((f"Recogniser: word error, {group.replace('_', '-')} voices", told))
     for name, one in metrics.get("continuation", {}).items():
+        if "familiar" in one:  # the field's name in bundles of format 1
+            one = {**one, "in_domain": one["familiar"]}
         said = ", ".join(f"{title} {one[key]:.0%}" for key, title in CONTINUATION.items() if one.get(key) is not None)
         rows.append((", ".join(["Continuation " + name, *([one["drawn"]] if "drawn" in one else [])]), said))
     if one := metrics.get("alignment"):

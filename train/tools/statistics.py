@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 RESAMPLES = 10_000
 
@@ -68,10 +69,5 @@ def compare(first: np.ndarray, second: np.ndarray, clusters: np.ndarray | None =
 
 def mcnemar(first_only: int, second_only: int) -> float:
     """Two-sided exact p of McNemar's test: how likely so uneven a split of the discordant items is by fair coins."""
-    total, fewer = first_only + second_only, min(first_only, second_only)
-    ways, term = 0, 1
-    for k in range(fewer + 1):
-        ways += term
-        term = term * (total - k) // (k + 1)
-    # integers up to 2**total: the quotient of integers is exact where floats would overflow
-    return min(1.0, 2 * ways / 2**total)
+    total = first_only + second_only
+    return float(binomtest(first_only, total).pvalue) if total else 1.0

@@ -14,14 +14,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import train.evaluate.cloze.evaluation as cloze
 from slm.audio import write_wav
 from slm.errors import TresseError
 from slm.likelihood import EndingScore, ScoredItem
 from tests.tiny_evaluation import LANGUAGES, TinyBundle, make_item, mirrored
 from train.evaluate.cloze.comparison import compare_cloze, compare_scores
-from train.evaluate.cloze.evaluation import evaluate_cloze, markdown_table, read_scores
+from train.evaluate.cloze.evaluation import evaluate_cloze
 from train.evaluate.cloze.items import load_items, to_items
+from train.evaluate.cloze.protocol import HEADLINE, RULES
+from train.evaluate.cloze.report import markdown_table
+from train.evaluate.cloze.results import read_scores
+from train.evaluate.spoken_items import SpokenUnits
 from train.speech.voices import SAMPLE_RATE
 from train.tools.statistics import accuracy, bootstrap, compare, mcnemar, outcomes
 
@@ -78,16 +81,16 @@ def test_an_oracle_scores_all_and_its_opposite_none(
         spoken[tuple(ending)] = number % 2 == 0  # endings come as right, wrong, right, wrong
         return 0.0
 
-    monkeypatch.setattr(cloze, "score_endings", scorer(learn))
+    monkeypatch.setattr("train.evaluate.cloze.evaluation.score_endings", scorer(learn))
     ties = evaluate(bundle, items, tmp_path / "ties")
     assert flat(ties) == [0.5] * 8
-    monkeypatch.setattr(cloze, "score_endings", scorer(lambda prompt, ending, _: float(spoken[tuple(ending)])))
+    monkeypatch.setattr(
+        "train.evaluate.cloze.evaluation.score_endings", scorer(lambda prompt, ending, _: float(spoken[tuple(ending)]))
+    )
     results = evaluate(bundle, items, tmp_path / "oracle")
     assert list(results["cells"]) == CELLS
     assert flat(results) == [1.0] * 8
-    assert all(
-        results["rules"][rule]["cells"][cell]["story"]["accuracy"] == 1 for rule in cloze.RULES for cell in CELLS
-    )
+    assert all(results["rules"][rule]["cells"][cell]["story"]["accuracy"] == 1 for rule in RULES for cell in CELLS)
     assert all(entry["n"] == 6 for cell in results["cells"].values() for entry in cell.values())
     swapped = [mirrored(item) for item in items]
     assert flat(evaluate(bundle, swapped, tmp_path / "swapped")) == [0.0] * 8
@@ -100,7 +103,7 @@ def test_a_random_model_stands_at_chance_and_swapping_mirrors_it(bundle: TinyBun
     items = [mirrored(item) if rng.random() < 0.5 else item for item in items]
     results = evaluate(bundle, items, tmp_path / "one")
     swapped = evaluate(bundle, [mirrored(item) for item in items], tmp_path / "two")
-    for rule in cloze.RULES:
+    for rule in RULES:
         for cell in CELLS:
             one = results["rules"][rule]["cells"][cell]["story"]
             two = swapped["rules"][rule]["cells"][cell]["story"]
@@ -114,7 +117,7 @@ def test_scores_are_those_of_the_protocol(bundle: TinyBundle, tmp_path: Path) ->
     """One item, by hand: prompt, tags given but not scored, endings without <eos>."""
     item = make_item(9)
     evaluate(bundle, [item], tmp_path / "out")
-    spoken = cloze.SpokenUnits(bundle.units)
+    spoken = SpokenUnits(bundle.units)
     spoken.add([(text, lang, "basile") for lang in LANGUAGES for text in [*item["context"][lang], item["right"][lang]]])
     words = bundle.vocabulary
 
@@ -270,12 +273,12 @@ def test_unseen_and_seen_voices_stand_apart_with_endings_in_the_same_and_in_anot
     items += [mirrored(item, id=f"mirror-{item['id']}") for item in items]
     results = evaluate(bundle, items, tmp_path / "out", voices=None)
     counts = {
-        (group, pairing): entry["rules"][cloze.HEADLINE]["cells"]["en>fr"]["story"]["n"]
+        (group, pairing): entry["rules"][HEADLINE]["cells"]["en>fr"]["story"]["n"]
         for group, pairings in results["groups"].items()
         for pairing, entry in pairings.items()
     }
     assert counts == {("unseen", "same"): 12, ("unseen", "different"): 12, ("seen", "same"): 12}
-    assert results["cells"] == results["groups"]["unseen"]["same"]["rules"][cloze.HEADLINE]["cells"]
+    assert results["cells"] == results["groups"]["unseen"]["same"]["rules"][HEADLINE]["cells"]
     assert not set(results["voices"]["seen"]) & set(results["voices"]["unseen"])
     scores = {
         (one.item, one.pairing, one.context, one.ending): one
@@ -314,7 +317,7 @@ def test_recordings_are_a_group_of_their_own(bundle: TinyBundle, tmp_path: Path)
         "seen": ["same", "different"],
         "recorded": ["same"],
     }
-    assert results["groups"]["recorded"]["same"]["rules"][cloze.HEADLINE]["cells"]["en>en"]["story"]["n"] == 2
+    assert results["groups"]["recorded"]["same"]["rules"][HEADLINE]["cells"]["en>en"]["story"]["n"] == 2
     assert results["cells"]["en>en"]["story"]["n"] == 1
     assert not results["problems"]
 

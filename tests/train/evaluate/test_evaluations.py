@@ -187,7 +187,7 @@ def test_continuations_are_measured_kept_and_not_made_twice(bundle: TinyBundle, 
     assert bundle.continued == results["continuations"] == 2 * 4 * 2
     into_english, into_french = results["cells"]["fr>en"]["0.7"], results["cells"]["en>fr"]["0.7"]
     assert (into_english["language"]["mean"], into_french["language"]["mean"]) == (1, 0)
-    assert (into_english["familiar"]["mean"], into_french["familiar"]["mean"]) == (1, 0)
+    assert (into_english["in_domain"]["mean"], into_french["in_domain"]["mean"]) == (1, 0)
     assert into_english["lexicon"]["mean"] > 0.95 > into_french["lexicon"]["mean"]
     assert into_english["self_bleu_2"] == pytest.approx(1)
     assert into_english["confidence"]["mean"] == pytest.approx(0.9)

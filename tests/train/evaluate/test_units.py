@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.units import Units
-from train.evaluate import recogniser, units_report
+from train.evaluate import units_report
 from train.evaluate.abx import abx_error, dtw_mean_cost, find_tokens, token_distances
 from train.evaluate.edit_distance import edit_distances, edit_rates
 from train.evaluate.mfcc import MfccEncoder
@@ -33,6 +33,7 @@ from train.evaluate.units_report import markdown_page, report_units, summary_tab
 from train.speech.phones import SILENCE, Phone, frame_labels, phone_name, phones
 from train.speech.voices import Phoneme, Voices
 from train.stories.grammar import Story, distinct_sentences
+from train.stories.held_out import held_out_sentences
 
 SENTENCES = [
     ("en", "The cat sat on the mat and the bat sat on the hat."),
@@ -284,10 +285,10 @@ def test_sentences_of_the_stories_that_a_bundle_was_trained_on_are_avoided(monke
         texts = [f"{seed} {k}" for k in range(count)] if split == "train" else ["7 4", "2 9", "fresh", "new"]
         return [Story(split, {"en": texts}, {})]
 
-    monkeypatch.setattr(recogniser, "generate_stories", stories)
+    monkeypatch.setattr("train.stories.held_out.generate_stories", stories)
     before = {"recipe": "tiny", "seed": 2, "stories": 10}
     made = {"recipe": "tiny", "seed": 7, "stories": 5, "warm_start": before}
-    picked = recogniser.held_out_sentences({"provenance": made}, ["en"], 2)
+    picked = held_out_sentences({"provenance": made}, ["en"], 2)
     assert {text for _, text in picked} == {"fresh", "new"}
     assert {(7, 5, "train"), (2, 10, "train")} <= set(asked)
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from slm.errors import TresseError
-from train.evaluate.cloze.evaluation import Choice, read_scores
 from train.evaluate.cloze.protocol import HEADLINE, value_of
 from train.evaluate.cloze.report import comparison_page
+from train.evaluate.cloze.results import Choice, read_scores
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.statistics import compare, outcomes
 

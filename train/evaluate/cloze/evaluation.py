@@ -28,48 +28,25 @@ import numpy as np
 
 from slm.errors import TresseError
 from slm.interleave import braid, sentence_tokens
-from slm.likelihood import EndingScore, ScoredItem, score_endings
-from train.evaluate.cloze.items import KINDS, Item, to_items
+from slm.likelihood import ScoredItem, score_endings
+from train.evaluate.cloze.items import Item, to_items
 from train.evaluate.cloze.protocol import (
     CHOSEN,
-    CONTROL,
     DIFFERENT,
-    HEADLINE,
     RECORDED,
-    RULES,
     SAME,
     SEEN,
     UNSEEN,
-    value_of,
 )
-from train.evaluate.cloze.report import markdown_page, markdown_table
+from train.evaluate.cloze.report import markdown_page
+from train.evaluate.cloze.results import Cell, Choice, results_of
+from train.evaluate.scorable import Scorable
 from train.evaluate.spoken_items import Request, SpokenUnits, heard_voices
 from train.speech.voices import Voices
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
-from train.tools.statistics import accuracy, outcomes
-
-__all__ = ["CONTROL", "HEADLINE", "RULES", "Choice", "evaluate_cloze", "markdown_table", "read_scores"]
 
 ENDINGS = ("right", "wrong")
-FEW = 8
-"""Items of a fact below which it has no row of its own."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One item in one cell, scored. pair: the same for mirrored items; fact: what the wrong ending contradicts."""
-
-    item: str
-    kind: str
-    pair: str
-    fact: str | None
-    group: str
-    pairing: str
-    context: str
-    ending: str
-    right: EndingScore
-    wrong: EndingScore
 
 
 @dataclass(frozen=True)
@@ -103,7 +80,7 @@ class _Asked:
 
 
 def evaluate_cloze(
-    bundle: Any,
+    bundle: Scorable,
     items: Iterable[Any],
     *,
     out: Path,
@@ -140,7 +117,7 @@ def evaluate_cloze(
     if not choices:
         first = next(iter(problems))
         raise TresseError(f"no cloze item can be scored; the first problem: item {first[0]}: {first[3]}")
-    results = _results(held, bundle.languages, speakers, choices, left_out)
+    results = results_of(held, bundle.languages, speakers, choices, left_out)
     results["problems"] = [dict(zip(("id", "language", "entry", "problem"), one, strict=True)) for one in problems]
     with atomic_path(out / "scores.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(asdict(choice)) + "\n" for choice in choices), encoding="utf-8")
@@ -150,20 +127,9 @@ def evaluate_cloze(
     return results
 
 
-def read_scores(path: Path) -> list[Choice]:
-    """Read the scores.jsonl of an evaluation. Raises TresseError where it is missing or none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
-        return [
-            Choice(**{**row, "right": EndingScore(**row["right"]), "wrong": EndingScore(**row["wrong"])})
-            for row in rows
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TresseError(f"cannot read the scores in {path}: run tresse eval cloze again") from error
-
-
-def _speakers(bundle: Any, panel: Voices, chosen: Mapping[str, str] | None, groups: Sequence[str]) -> dict[str, Any]:
+def _speakers(
+    bundle: Scorable, panel: Voices, chosen: Mapping[str, str] | None, groups: Sequence[str]
+) -> dict[str, Any]:
     """{group: names}, or {"chosen": {language: name}}. Raises TresseError for what is not there."""
     languages = bundle.languages
     if chosen:
@@ -234,12 +200,8 @@ def _speak(asked: list[_Asked], languages: Sequence[str], spoken: SpokenUnits) -
     return places, problems
 
 
-Cell = tuple[str, str, str, str, str]
-"""Voice group, pairing, language of the context, language of the endings, kind."""
-
-
 def _score(
-    bundle: Any, asked: list[_Asked], places: Places, spoken: SpokenUnits, problems: Problems
+    bundle: Scorable, asked: list[_Asked], places: Places, spoken: SpokenUnits, problems: Problems
 ) -> tuple[list[Choice], dict[Cell, int]]:
     """Every usable choice, and how many were not, by cell; adds the items too long for the model to `problems`."""
     rows, owners, left_out = _rows(bundle, asked, places, spoken, problems)
@@ -269,7 +231,7 @@ def conditions(vocabulary: Any) -> dict[str, Any]:
     return {"unconditional_prompt": [vocabulary.bos_id], "unscored": list(vocabulary.tag_ids.values())}
 
 
-def scored_items(bundle: Any, items: Iterable[Any], voice: str, cache: Path | None = None) -> list[ScoredItem]:
+def scored_items(bundle: Scorable, items: Iterable[Any], voice: str, cache: Path | None = None) -> list[ScoredItem]:
     """What is scored for items in all cells where one voice speaks everything; what cannot be used is left out."""
     asked = _ask(to_items(items), bundle.languages, {CHOSEN: dict.fromkeys(bundle.languages, voice)})
     spoken = SpokenUnits(bundle.units, cache=cache, encoder_files=bundle.path / "units")
@@ -282,7 +244,7 @@ Owners = list[list[tuple[_Asked, str, str, str]]]
 
 
 def _rows(
-    bundle: Any, asked: list[_Asked], places: Places, spoken: SpokenUnits, problems: Problems
+    bundle: Scorable, asked: list[_Asked], places: Places, spoken: SpokenUnits, problems: Problems
 ) -> tuple[list[ScoredItem], Owners, dict[Cell, int]]:
     """One row per prompt, with all its endings."""
     limit = getattr(bundle.language_model.config, "max_position_embeddings", None) or 1 << 30
@@ -332,90 +294,3 @@ def _tokens(places: Places, spoken: SpokenUnits, vocabulary: Any) -> dict[str, n
     keys = list(dict.fromkeys(key for held in places for key in held.values()))
     units = [spoken.by_key(key) for key in keys]
     return dict(zip(keys, vocabulary.encode_batch([part.ids for part in units if part is not None]), strict=True))
-
-
-def _results(
-    items: list[Item],
-    languages: Sequence[str],
-    speakers: Mapping[str, Any],
-    choices: list[Choice],
-    left_out: dict[Cell, int],
-) -> dict[str, Any]:
-    by_cell: dict[Cell, list[Choice]] = {cell: [] for cell in left_out}
-    for choice in choices:
-        by_cell.setdefault((choice.group, choice.pairing, choice.context, choice.ending, choice.kind), []).append(
-            choice
-        )
-    order = [CHOSEN, UNSEEN, SEEN, RECORDED]
-    groups: dict[str, dict[str, Any]] = {}
-    for group, pairing in sorted({cell[:2] for cell in by_cell}, key=lambda one: (order.index(one[0]), one[1] != SAME)):
-        held: dict[tuple[str, ...], list[Choice]] = {
-            cell[2:]: found for cell, found in by_cell.items() if cell[:2] == (group, pairing)
-        }
-        missing: dict[tuple[str, ...], int] = {
-            cell[2:]: count for cell, count in left_out.items() if cell[:2] == (group, pairing)
-        }
-        groups.setdefault(group, {})[pairing] = {
-            "rules": {rule: {"cells": _cells(held, missing, rule)} for rule in RULES},
-            "controls": {CONTROL: {"cells": _cells(held, missing, CONTROL)}},
-            "facts": _facts(held),
-        }
-    first = next((group for group in groups if any(choice.group == group for choice in choices)), next(iter(groups)))
-    headline = groups[first][SAME]
-    return {
-        "items": len(items),
-        "languages": list(languages),
-        "voices": dict(speakers),
-        "protocol": {
-            "headline": HEADLINE,
-            "headline_voices": first,
-            "rules": RULES,
-            "ties": 0.5,
-            "chance": 0.5,
-            "interval": "bootstrap over pairs of mirrored items, 95 %",
-        },
-        "cells": headline["rules"][HEADLINE]["cells"],
-        "rules": headline["rules"],
-        "controls": headline["controls"],
-        "facts": headline["facts"],
-        "groups": groups,
-    }
-
-
-def _entry(choices: list[Choice], rule: str) -> dict[str, Any]:
-    right = np.asarray([value_of(choice.right, rule) for choice in choices], float)
-    wrong = np.asarray([value_of(choice.wrong, rule) for choice in choices], float)
-    return accuracy(outcomes(right, wrong), np.asarray([choice.pair for choice in choices]))
-
-
-def _cells(
-    by_cell: Mapping[tuple[str, ...], list[Choice]], left_out: Mapping[tuple[str, ...], int], rule: str
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """{"en>fr": {"story": {"accuracy", "ci95", "n", "left_out"}}} under one rule; cells within a language first."""
-    cells: dict[str, dict[str, dict[str, Any]]] = {}
-    for cell in sorted(by_cell, key=_order):
-        context, ending, kind = cell
-        entry = _entry(by_cell[cell], rule) | {"left_out": left_out.get(cell, 0)}
-        cells.setdefault(f"{context}>{ending}", {})[kind] = entry
-    return cells
-
-
-def _facts(by_cell: Mapping[tuple[str, ...], list[Choice]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{fact: {"en>fr": {"accuracy", "ci95", "n"}}} under the headline rule, the commonest fact first."""
-    found: dict[str, dict[str, list[Choice]]] = {}
-    for cell in sorted(by_cell, key=_order):
-        for choice in by_cell[cell]:
-            if choice.fact is not None:
-                found.setdefault(choice.fact, {}).setdefault(f"{cell[0]}>{cell[1]}", []).append(choice)
-    named: dict[str, dict[str, list[Choice]]] = {}
-    for fact in sorted(found, key=lambda fact: -sum(map(len, found[fact].values()))):
-        common = max(map(len, found[fact].values())) >= FEW
-        for cell_name, choices in found[fact].items():
-            named.setdefault(fact if common else "other facts", {}).setdefault(cell_name, []).extend(choices)
-    return {fact: {name: _entry(choices, HEADLINE) for name, choices in cells.items()} for fact, cells in named.items()}
-
-
-def _order(cell: tuple[str, ...]) -> tuple[bool, str, str, int]:
-    """Cells within a language first; story before topic."""
-    context, ending, kind = cell
-    return context != ending, context, ending, KINDS.index(kind) if kind in KINDS else len(KINDS)
