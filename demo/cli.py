@@ -78,10 +78,8 @@ def main(arguments: list[str] | None = None) -> Any:
     except OSError as error:
         if error.errno is None:
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        print(
-            f"tresse: {error.strerror}{place}: make room or check the permissions, then run it again", file=sys.stderr
-        )
+        file = f" ({error.filename})" if error.filename else ""
+        print(f"tresse: {error.strerror}{file}: make room or check the permissions, then run it again", file=sys.stderr)
     sys.exit(2)
 
 

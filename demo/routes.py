@@ -95,6 +95,7 @@ class Pages:
         return self.service.session(name)
 
     async def health(self, request: Request) -> Response:
+        """Whether it lives, its languages, and how many are here."""
         service = self.service
         return JSONResponse(
             {
@@ -108,6 +109,7 @@ class Pages:
         )
 
     async def listen(self, request: Request) -> Response:
+        """One long answer with all messages to a session."""
         session = self._session(request)
         queue, send = outbox(asyncio.get_running_loop())
         await asyncio.to_thread(session.attach, send, request.query_params.get("page", ""))
@@ -129,6 +131,7 @@ class Pages:
         )
 
     async def hear(self, request: Request) -> Response:
+        """A piece of what the microphone hears: 16-bit samples at `rate` Hz."""
         session, asked = self._session(request), request.query_params
         data = await _body(request, MAX_PIECE, "this piece of sound is too large: reload the page")
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
@@ -143,6 +146,7 @@ class Pages:
         return Response(status_code=204)
 
     async def do(self, request: Request) -> Response:
+        """An action of the page, by name."""
         session = self._session(request)
         try:
             values = json.loads(await _body(request, 10_000, "this request is too large: reload the page") or b"{}")
@@ -152,6 +156,7 @@ class Pages:
         return Response(status_code=204)
 
     async def upload(self, request: Request) -> Response:
+        """A recording as a prompt."""
         session = self._session(request)
         name = Path(request.query_params.get("name", "recording")).name or "recording"
         too_much = f"“{name}” is larger than {MAX_UPLOAD // 1_000_000} MB: give a shorter recording"
@@ -177,14 +182,17 @@ class Pages:
         return examples[number].path
 
     async def example(self, request: Request) -> Response:
+        """An example prompt as the prompt."""
         session, path = self._session(request), self._example(request)
         await asyncio.to_thread(lambda: session.hear_file(*read_audio(path, self.service.bundle.max_prompt_seconds)))
         return Response(status_code=204)
 
     async def example_sound(self, request: Request) -> Response:
+        """The sound of an example prompt."""
         return FileResponse(self._example(request))
 
     async def sound(self, request: Request) -> Response:
+        """The sound of a prompt or a reply, as WAV."""
         session, asked = self._session(request), request.query_params
         try:
             turn = session.conversation.turns[int(asked["turn"])]
@@ -198,6 +206,7 @@ class Pages:
         return _download(await asyncio.to_thread(archive.sound_bytes, waveform, rate), "audio/wav", name)
 
     async def story(self, request: Request) -> Response:
+        """The whole story, as WAV, FLAC or ZIP."""
         session, form = self._session(request), request.query_params.get("form", "wav")
         rate = self.service.bundle.sample_rate
         if form == "zip":
@@ -211,15 +220,18 @@ class Pages:
         return _download(data, f"audio/{form}", f"tresse-story.{form}")
 
     async def plot(self, request: Request) -> Response:
+        """A picture of the evaluation."""
         path = plots(self.service.bundle).get(request.path_params["name"])
         if path is None:
             raise TresseError("there is no such plot: reload the page")
         return FileResponse(path)
 
     async def benchmark(self, request: Request) -> Response:
+        """Benchmark items with their scores."""
         return JSONResponse(await asyncio.to_thread(self._benchmark.items))
 
     async def benchmark_sound(self, request: Request) -> Response:
+        """The sound of a benchmark item."""
         name = request.path_params["name"]
         data = await asyncio.to_thread(archive.sound_bytes, *self._benchmark.sound(name))
         return _download(data, "audio/wav", f"benchmark-{name}.wav")
@@ -230,10 +242,12 @@ class Pages:
         return self.service.folder
 
     async def recordings(self, request: Request) -> Response:
+        """The turns that were kept."""
         language = request.query_params.get("language")
         return JSONResponse(await asyncio.to_thread(recordings.listing, self._folder(), language))
 
     async def recording(self, request: Request) -> Response:
+        """A file of a turn that was kept."""
         return FileResponse(recordings.file_of(self._folder(), **request.path_params))
 
 

@@ -206,10 +206,10 @@ def _log_likelihoods(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.
     tokens, depths, parents = (np.zeros((len(trees), length), np.int64) for _ in range(3))
     mask = np.zeros((len(trees), 1, length, length), dtype=bool)
     mask[:, :, np.arange(length), np.arange(length)] = True  # padding attends to itself alone, and nothing to it
-    for place, tree in enumerate(trees):
+    for row, tree in enumerate(trees):
         count = len(tree.tokens)
-        tokens[place, :count], depths[place, :count], parents[place, :count] = tree.tokens, tree.depths, tree.parents
-        mask[place, 0, :count, :count] = tree.ancestors
+        tokens[row, :count], depths[row, :count], parents[row, :count] = tree.tokens, tree.depths, tree.parents
+        mask[row, 0, :count, :count] = tree.ancestors
     attention = torch.from_numpy(mask).to(device)
     if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":  # others add the mask to the scores
         dtype = next(model.parameters()).dtype
@@ -221,4 +221,4 @@ def _log_likelihoods(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.
     normaliser = logits.logsumexp(dim=-1).gather(1, predictors)
     rows = torch.arange(len(trees), device=device)[:, None]
     values = (logits[rows, predictors, fed] - normaliser).double().cpu().numpy()
-    return [values[place, : len(tree.tokens)] for place, tree in enumerate(trees)]
+    return [values[row, : len(tree.tokens)] for row, tree in enumerate(trees)]

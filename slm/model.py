@@ -103,7 +103,7 @@ class ModelConfig:
 def part_folders(source: str | Path, part: str) -> list[Path]:
     """Where a part of a bundle may be that `source` names: a bundle's folder, the part's own, or a shipped bundle."""
     places = [Path(source), *([BUNDLES / source] if "/" not in str(source) else [])]
-    return [folder for place in places for folder in (place / part, place)]
+    return [folder for folder in places for folder in (folder / part, folder)]
 
 
 def unit_model(source: str | Path) -> Path | None:
@@ -244,9 +244,9 @@ class QuickLinear(nn.Linear):
 @functools.cache
 def _has_onednn() -> bool:
     """Whether its products can be called here (x86 builds of PyTorch have them)."""
-    one = torch.ones(1, 1)
+    unit = torch.ones(1, 1)
     try:
-        torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "")
+        torch.ops.mkldnn._linear_pointwise(unit, unit, None, "none", [], "")
     except (AttributeError, RuntimeError):
         return False
     return True

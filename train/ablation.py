@@ -116,25 +116,25 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
     from train.evaluate.cloze.results import read_scores
     from train.tools.statistics import outcomes
 
-    held: list[dict[Cell, dict[str, tuple[float, str]]]] = []
+    runs: list[dict[Cell, dict[str, tuple[float, str]]]] = []
     for path in scores:
         choices = read_scores(path)
-        found: dict[Cell, dict[str, tuple[float, str]]] = {}
-        for one in choices:
-            if one.pairing == SAME:
-                values = (np.asarray([value_of(side, HEADLINE)]) for side in (one.right, one.wrong))
+        cells: dict[Cell, dict[str, tuple[float, str]]] = {}
+        for choice in choices:
+            if choice.pairing == SAME:
+                values = (np.asarray([value_of(side, HEADLINE)]) for side in (choice.right, choice.wrong))
                 outcome = float(outcomes(*values)[0])
-                cell = (one.group, f"{one.context}>{one.ending}", one.kind)
-                found.setdefault(cell, {})[one.item] = (outcome, one.pair)
-        held.append(found)
-    if any({cell: set(one[cell]) for cell in one} != {cell: set(held[0][cell]) for cell in held[0]} for one in held):
+                cell = (choice.group, f"{choice.context}>{choice.ending}", choice.kind)
+                cells.setdefault(cell, {})[choice.item] = (outcome, choice.pair)
+        runs.append(cells)
+    if any({cell: set(one[cell]) for cell in one} != {cell: set(runs[0][cell]) for cell in runs[0]} for one in runs):
         raise TresseError("runs of the ablation were evaluated on different items: delete their cloze folders")
     return {
         cell: (
-            np.asarray([np.mean([run[cell][item][0] for run in held]) for item in items]),
+            np.asarray([np.mean([run[cell][item][0] for run in runs]) for item in items]),
             np.asarray([pair for _, pair in items.values()]),
         )
-        for cell, items in held[0].items()
+        for cell, items in runs[0].items()
     }
 
 
@@ -143,10 +143,10 @@ def compare_rows(settings: AblationSettings, scored: Mapping[str, Sequence[Path]
     the baseline, "against_baseline": `statistics.compare`}}}, "unseen": ...}}}}."""
     from train.tools.statistics import accuracy, compare
 
-    held = {key: outcomes_by_cell(paths) for key, paths in scored.items()}
-    base = held[settings.baseline]
+    outcomes = {key: outcomes_by_cell(paths) for key, paths in scored.items()}
+    base = outcomes[settings.baseline]
     rows: dict[str, Any] = {}
-    for key, cells in held.items():
+    for key, cells in outcomes.items():
         shown: dict[str, dict[str, dict[str, Any]]] = {}
         for (group, cell, kind), (values, pairs) in cells.items():
             entry = accuracy(values, pairs)
@@ -191,13 +191,14 @@ def _tables(rows: Mapping[str, Any], baseline: str, group: str) -> list[str]:
     for key, row in rows.items():
         shown = [row["voices"][group][cell][kind] for cell, kind in columns]
         values = " | ".join(
-            f"{100 * one['accuracy']:.1f} [{100 * one['ci95'][0]:.1f}, {100 * one['ci95'][1]:.1f}]" for one in shown
+            f"{100 * entry['accuracy']:.1f} [{100 * entry['ci95'][0]:.1f}, {100 * entry['ci95'][1]:.1f}]"
+            for entry in shown
         )
         lines.append(f"| {row['name']} | {len(row['seeds'])} | {values} |")
         if key != baseline:
             values = " | ".join(
-                f"{100 * one['difference']:+.1f} [{', '.join(f'{100 * end:+.1f}' for end in one['ci95'])}], p {_p(one['p'])}"
-                for one in (entry["against_baseline"] for entry in shown)
+                f"{100 * against['difference']:+.1f} [{', '.join(f'{100 * end:+.1f}' for end in against['ci95'])}], p {_p(against['p'])}"
+                for against in (entry["against_baseline"] for entry in shown)
             )
             differences.append(f"| {row['name']} | {values} |")
     return [*lines, "", *differences]

@@ -69,13 +69,13 @@ def estimate(recipe: Recipe, out: Path, *, measure: bool = True) -> dict[str, An
     stories = recipe.stories.train
     corpus = out / "corpus" / "corpus.json"
     if corpus.exists():
-        held = json.loads(corpus.read_text(encoding="utf-8"))
-        stories = held["stories"]
-        if "seconds" in held:
-            spoken = held["seconds"] / max(1, stories) / len(held["languages"])
+        made = json.loads(corpus.read_text(encoding="utf-8"))
+        stories = made["stories"]
+        if "seconds" in made:
+            spoken = made["seconds"] / max(1, stories) / len(made["languages"])
             document = round(spoken * rate / units_a_token + SENTENCES * training.tags) + 1
-    held = recipe.held_vocabulary()
-    size = len(held) if held else (recipe.vocabulary.size or _codebook(recipe)) + 2 + len(recipe.languages)
+    vocabulary = recipe.held_vocabulary()
+    size = len(vocabulary) if vocabulary else (recipe.vocabulary.size or _codebook(recipe)) + 2 + len(recipe.languages)
     config = recipe.model.shape()
     with torch.device("meta"):
         model = config.build(_Tokens(size))  # type: ignore[arg-type]
@@ -229,10 +229,10 @@ def describe(result: dict[str, Any]) -> str:
             f"{run['name']:<36}{run['steps']:>10,}{run['tokens']:>16,}{run['units']:>18,}{run['flops']:>10.2g}{spent:>12}"
         )
     if "measured" in result:
-        held = result["measured"]
-        mfu = "" if held["mfu"] is None else f", {held['mfu']:.0%} of what it can multiply"
+        measured = result["measured"]
+        mfu = "" if measured["mfu"] is None else f", {measured['mfu']:.0%} of what it can multiply"
         lines.append(
-            f"measured on {held['device']}: {held['tokens_per_second']:,.0f} tokens/s{mfu}; training takes about "
+            f"measured on {measured['device']}: {measured['tokens_per_second']:,.0f} tokens/s{mfu}; training takes about "
             f"{clock(result['seconds'])}"
         )
     return "\n".join(lines)

@@ -164,11 +164,11 @@ class Recipe:
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
             for key, text in (overrides or {}).items():
-                place = values
+                parent_values = values
                 *parents, last = key.split(".")
                 for parent in parents:
-                    place = place.setdefault(parent, {})
-                place[last] = yaml.safe_load(text)
+                    parent_values = parent_values.setdefault(parent, {})
+                parent_values[last] = yaml.safe_load(text)
         except (yaml.YAMLError, AttributeError, TypeError) as error:
             raise TresseError(f"cannot read the recipe {path}: {str(error).splitlines()[0]}") from error
         return parse(cls, values, str(path))
@@ -203,8 +203,8 @@ def parse(kind: type, values: Any, where: str) -> Any:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise TresseError(f"{where}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        key = ".".join(str(part) for part in first["loc"])
+        raise TresseError(f"{where}: {key}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 
 def _check_keys(kind: Any, values: Any, where: str, prefix: str = "") -> None:
@@ -214,9 +214,9 @@ def _check_keys(kind: Any, values: Any, where: str, prefix: str = "") -> None:
 
     inner = typing.get_args(kind)
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        held = [part for part in inner if dataclasses.is_dataclass(part)]
-        if held and values is not None:
-            _check_keys(held[0], values, where, prefix)
+        parts = [part for part in inner if dataclasses.is_dataclass(part)]
+        if parts and values is not None:
+            _check_keys(parts[0], values, where, prefix)
     elif typing.get_origin(kind) in (tuple, list) and inner and isinstance(values, list):
         for number, value in enumerate(values):
             _check_keys(inner[0], value, where, f"{prefix}{number}.")

@@ -79,8 +79,8 @@ def carry_out(given: Sequence[Stage], recipe: Recipe, out: Path, until: str | No
         elif is_main():
             with _Stopwatch(out / "done" / f".{name}.seconds") as watch:
                 stage.run(recipe, out, workers)
-                held = {"fingerprint": fingerprints[name], "seconds": watch.seconds, "settings": settings}
-                write_json(marker, held)
+                marker_content = {"fingerprint": fingerprints[name], "seconds": watch.seconds, "settings": settings}
+                write_json(marker, marker_content)
         else:
             stage.run(recipe, out, workers)
         if under_launcher() and stage.together:
@@ -89,11 +89,11 @@ def carry_out(given: Sequence[Stage], recipe: Recipe, out: Path, until: str | No
 
 def _needed(name: str, stages: Mapping[str, Stage]) -> set[str]:
     """A stage and, of these, all that it needs."""
-    found = {name}
+    names = {name}
     for needed in stages[name].needs:
         if needed in stages:
-            found |= _needed(needed, stages)
-    return found
+            names |= _needed(needed, stages)
+    return names
 
 
 def _content(folder: Path) -> str:

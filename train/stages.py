@@ -100,9 +100,9 @@ def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
 
 def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
     """Learn the unit vocabulary from the corpus, or take that of the model that is trained further."""
-    held = recipe.held_vocabulary()
-    if held is not None:
-        held.save(out / "vocabulary")
+    vocabulary = recipe.held_vocabulary()
+    if vocabulary is not None:
+        vocabulary.save(out / "vocabulary")
         return
     encoder = load_encoder(out / "units")
     vocabulary = UnitVocabulary.train(
@@ -302,9 +302,9 @@ def _distinct(out: Path, split: str, languages: tuple[str, ...], count: int) -> 
 def _commit() -> str | None:
     """The commit of the code, or None outside a checkout."""
     try:
-        place = Path(__file__).parent
+        folder = Path(__file__).parent
         return subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=place, capture_output=True, text=True, check=True
+            ["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

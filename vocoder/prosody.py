@@ -80,8 +80,8 @@ class Prosody(nn.Module):
         tone = self.tone(melody_BNC)
         tone = torch.gather(tone, 1, unit_BT[:, :, None].expand(-1, -1, HIDDEN))
         start, end = start_BT.to(tone.dtype), end_BT.to(tone.dtype)
-        place = torch.stack([(start + 0.5) / (start + end + 1), start / 16, end / 16], dim=-1)
-        octaves, voicing = self.pitch_out(F.gelu(tone + self.place(place.clamp(max=2.0)))).unbind(-1)
+        position = torch.stack([(start + 0.5) / (start + end + 1), start / 16, end / 16], dim=-1)
+        octaves, voicing = self.pitch_out(F.gelu(tone + self.place(position.clamp(max=2.0)))).unbind(-1)
         return octaves.clamp(-2.0, 2.0), voicing
 
 

@@ -49,12 +49,12 @@ def score_plainly(
 
     results = []
     for item in items:
-        held = []
+        scores = []
         for ending in item.endings:
             given, whole, tokens, whole_tokens = sums(item.prompt, ending)
             alone = sums(unconditional_prompt, ending)[0]
-            held.append(EndingScore(given, whole, alone, tokens, whole_tokens))
-        results.append(held)
+            scores.append(EndingScore(given, whole, alone, tokens, whole_tokens))
+        results.append(scores)
     return results
 
 
@@ -85,8 +85,8 @@ def bench_cloze(bundle: Scorable, count: int = 50, repeats: int = 2, cache: Path
         torch.set_num_threads(threads)
     difference = max(
         abs(value_of(a, rule) - value_of(b, rule))
-        for one, other in zip(fast, plain, strict=True)
-        for a, b in zip(one, other, strict=True)
+        for mine, other in zip(fast, plain, strict=True)
+        for a, b in zip(mine, other, strict=True)
         for rule in (*RULES, CONTROL)
     )
     tokens = sum(2 * len(ending) + len(item.prompt) + 1 for item in rows for ending in item.endings)

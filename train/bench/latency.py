@@ -54,8 +54,8 @@ def bench_continue(bundle: Bundle, prompts: int = 50, plain_prompts: int = 5, de
     ways = {"streamed": streamed_reply, "whole": whole_reply}
     timings: dict[str, list[Timing]] = {name: [] for name in ways}
     for prompt in spoken:  # by turns, so that whatever else the machine does meets all ways alike
-        for name, way in ways.items():
-            timings[name].append(way(bundle, *prompt))
+        for name, reply in ways.items():
+            timings[name].append(reply(bundle, *prompt))
     _generate(bundle, prompt_ids(bundle, bundle.prompt(spoken[0][0], spoken[0][1]), spoken[0][2]), 4)
     fair = [
         plain_reply(bundle, *prompt, tokens=timing.tokens)
@@ -96,13 +96,13 @@ def spoken_prompts(bundle: Bundle, count: int) -> Iterator[tuple[np.ndarray, int
 
     voices = Voices.load()
     pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
-    pairs = [(one, other) for one in bundle.languages for other in bundle.languages]
+    pairs = [(said, other) for said in bundle.languages for other in bundle.languages]
     names = [name for name in (*voices.training, *voices.held_out) if _speaks(voices, name, bundle.languages)]
     for number, story in enumerate(generate_stories(1, count, "test")):
         language, to = pairs[number % len(pairs)]
         name = names[number % len(names)]
-        one, two = (speak(text, language, voices.speaker(name), voices) for text in story.sentences[language][:2])
-        yield np.concatenate([one, pause, two]), SAMPLE_RATE, to, number
+        first, second = (speak(text, language, voices.speaker(name), voices) for text in story.sentences[language][:2])
+        yield np.concatenate([first, pause, second]), SAMPLE_RATE, to, number
 
 
 def _speaks(voices: Voices, name: str, languages: list[str]) -> bool:

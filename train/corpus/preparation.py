@@ -92,12 +92,12 @@ class Work:
     def session(self, index: int) -> tuple[str, int | None]:
         """Who tells story `index`, and the seed of the recording conditions. Every voice comes once in each round."""
         run = index // self.preparation.stories_per_voice
-        cycle, place = divmod(run, len(self.speakers))
+        cycle, turn = divmod(run, len(self.speakers))
         order = np.random.default_rng([self.preparation.seed, cycle]).permutation(len(self.speakers))
         recording = None
         if self.preparation.augmentation:
             recording = int(np.random.default_rng([self.preparation.seed, run, 1]).integers(2**31))
-        return self.speakers[order[place]], recording
+        return self.speakers[order[turn]], recording
 
     def told(self, shard: Shard) -> list[tuple[Row, str, int | None]]:
         """The rows of a shard with who tells them, and the seed of the recording conditions."""
@@ -293,14 +293,14 @@ def write_rows(shard: Shard, work: Work, units: dict[Request, Units | str]) -> C
             seconds += sum(part.seconds for part in good)
             sentences += len(good)
     counts = Counts(len(columns["id"]), seconds, sentences, len(units))
-    held = {"counts": asdict(counts), "rejected": rejected}
+    metadata = {"counts": asdict(counts), "rejected": rejected}
     if not counts.stories:
-        write_json(_empty(shard.path), held)
+        write_json(_empty(shard.path), metadata)
         return counts
     numbers = pa.list_(pa.list_(pa.uint16()))
     schema = pa.schema(
         [(name, pa.string() if name in ("id", "speaker") else numbers) for name in columns],
-        metadata={METADATA: json.dumps(held).encode()},
+        metadata={METADATA: json.dumps(metadata).encode()},
     )
     with atomic_path(shard.path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")

@@ -24,10 +24,14 @@ class AnyStory(Protocol):
     """What is needed of a story (`train.stories.grammar.Story` is one)."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Its name, unique in a corpus."""
+        ...
 
     @property
-    def sentences(self) -> dict[str, list[str]]: ...
+    def sentences(self) -> dict[str, list[str]]:
+        """By language, its aligned sentences."""
+        ...
 
 
 @dataclass(frozen=True)

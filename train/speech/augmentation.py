@@ -114,16 +114,16 @@ def rate(waveform: np.ndarray, factor: float) -> np.ndarray:
     taper = np.hanning(window + 1)[:-1]
     tie = 1e-6 * np.abs(np.arange(-reach, reach + 1))  # in silence, where all is alike, stay in place
     out = np.zeros((frames + 1) * hop)
-    place = reach  # index in `source`; the first window's middle is the first sample
+    start = reach  # index in `source`; the first window's middle is the first sample
     for frame in range(frames):
         nominal = min(reach + round(frame * hop * factor), len(source) - window - hop - reach)
         if frame:
-            natural = source[place + hop : place + hop + window]  # what would follow the window before
+            natural = source[start + hop : start + hop + window]  # what would follow the window before
             region = source[nominal - reach : nominal + reach + window]
             energy = np.convolve(region**2, np.ones(window), "valid")
             likeness = np.correlate(region, natural, "valid") / np.sqrt(energy + 1e-9)
-            place = nominal - reach + int((likeness - tie).argmax())
-        out[frame * hop : frame * hop + window] += taper * source[place : place + window]
+            start = nominal - reach + int((likeness - tie).argmax())
+        out[frame * hop : frame * hop + window] += taper * source[start : start + window]
     return out[hop : hop + length].astype(np.float32)
 
 

@@ -63,13 +63,13 @@ def _strengths(waveform: np.ndarray, sample_rate: int, hop: int) -> np.ndarray:
         return np.fft.irfft(power, axis=-1)[..., : int(sample_rate / LOWEST) + 2]
 
     centred = (views - views.mean(1, keepdims=True)) * shape
-    found = correlation(centred)
-    found = found / np.maximum(found[:, :1], 1e-9)
-    own = np.fft.irfft(np.square(np.abs(np.fft.rfft(shape, size))))[: found.shape[1]]
-    found = found / (own / own[0])
+    strength_by_lag = correlation(centred)
+    strength_by_lag = strength_by_lag / np.maximum(strength_by_lag[:, :1], 1e-9)
+    own = np.fft.irfft(np.square(np.abs(np.fft.rfft(shape, size))))[: strength_by_lag.shape[1]]
+    strength_by_lag = strength_by_lag / (own / own[0])
     lag = sample_rate / grid
     whole = lag.astype(int)
-    strength = found[:, whole] * (1 - (lag - whole)) + found[:, whole + 1] * (lag - whole)
+    strength = strength_by_lag[:, whole] * (1 - (lag - whole)) + strength_by_lag[:, whole + 1] * (lag - whole)
     loudness = np.sqrt(np.mean(np.square(centred), axis=1))
     strength -= OCTAVE_COST * np.log2(HIGHEST / grid)
     strength[loudness < QUIET * loudness.max(initial=1e-9)] = -1.0
@@ -109,12 +109,12 @@ def _frequencies(strength_TS: np.ndarray, path_T: np.ndarray) -> np.ndarray:
     """Hz along a path, refined by a parabola through each peak's neighbours."""
     states = strength_TS.shape[1]
     voiced = path_T < states
-    place = np.clip(path_T, 1, states - 2)
+    state = np.clip(path_T, 1, states - 2)
     rows = np.arange(len(path_T))
-    left, peak, right = (strength_TS[rows, place + shift] for shift in (-1, 0, 1))
+    left, peak, right = (strength_TS[rows, state + shift] for shift in (-1, 0, 1))
     bend = left - 2 * peak + right
     shift = np.where(bend < -1e-6, np.clip(0.5 * (left - right) / np.where(bend < -1e-6, bend, 1.0), -0.5, 0.5), 0.0)
-    frequency = LOWEST * 2.0 ** ((place + shift) / PER_OCTAVE)
+    frequency = LOWEST * 2.0 ** ((state + shift) / PER_OCTAVE)
     return np.where(voiced, frequency, 0.0).astype(np.float32)
 
 

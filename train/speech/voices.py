@@ -198,8 +198,8 @@ def _speaker(where: str, name: str, entry: Any) -> Speaker:
         return TypeAdapter(kind).validate_python({"name": name, **entry})
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join([where, *map(str, first["loc"])])
-        raise ValueError(f"{place}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
+        key = ".".join([where, *map(str, first["loc"])])
+        raise ValueError(f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}") from error
 
 
 def speak_all(requests: list[tuple[str, str, Speaker]], voices: Voices, workers: int) -> list[np.ndarray]:

@@ -75,11 +75,11 @@ def _alternatives(draft: Draft, role: str, split: str) -> list[Entry]:
 @cache
 def contradictions(grammar: Grammar, split: str) -> dict[str, list[tuple[Situation, str]]]:
     """By kind of fact, the roles of each situation of the split that an ending can contradict."""
-    found: dict[str, list[tuple[Situation, str]]] = {}
+    by_kind: dict[str, list[tuple[Situation, str]]] = {}
     for situation in grammar.situations_of(split):
         for role in sorted(situation.checkable):
-            found.setdefault(fact_kind(situation, role), []).append((situation, role))
-    return found
+            by_kind.setdefault(fact_kind(situation, role), []).append((situation, role))
+    return by_kind
 
 
 def fact_kind(situation: Situation, role: str) -> str:

@@ -64,6 +64,7 @@ class Slot:
     optional: bool = False
 
     def of(self, facts: Mapping[str, Entry]) -> tuple[Wording, ...]:
+        """The wordings for a story's facts."""
         return self.wordings[facts[self.by].id if self.by else ""]
 
 
@@ -100,6 +101,8 @@ class Situation:
 
 @dataclass(frozen=True)
 class Lexicon:
+    """Entries by category, and the adjectives of each language."""
+
     categories: Mapping[str, tuple[Entry, ...]]
     adjectives: Mapping[str, frozenset[str]] = field(default_factory=dict)
 

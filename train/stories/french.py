@@ -119,6 +119,23 @@ def _join(tokens: list[tuple[str, str]]) -> str:
     return out
 
 
+def _agreeing(text: str, role: str, entries: Mapping[str, Entry]) -> tuple[str, str]:
+    """`text@role`: the form of a word that agrees with another role, and its part of speech."""
+    entry = entry_of(role, entries)
+    if not entry.is_noun:
+        raise ValueError(f"{text}@{role}: nothing can agree with a {entry.type}")
+    if text in entries:
+        adjective = entries[text]
+        base = adjective.text[LANGUAGE]
+        return base if adjective.invariable else agree(base, entry), "adj"
+    if "|" in text:
+        return by_number(text, entry), "word"
+    if text in _PRONOUNS:
+        form = _pick(_PRONOUNS[text], entry)
+        return form + JOINT if text == "le" and not entry.plural else form, "word"
+    return agree(text, entry), "adj"
+
+
 def render(tag: Tag, entries: Mapping[str, Entry], adjectives: frozenset[str]) -> str:
     """The words of a tag, agreed, contracted, elided. Raises ValueError for a word it does not know."""
     head = head_of(tag, entries)
@@ -127,20 +144,7 @@ def render(tag: Tag, entries: Mapping[str, Entry], adjectives: frozenset[str]) -
     for word in tag:
         text = word.text
         if word.role is not None:
-            entry = entry_of(word.role, entries)
-            if not entry.is_noun:
-                raise ValueError(f"{text}@{word.role}: nothing can agree with a {entry.type}")
-            if text in entries:
-                adjective = entries[text]
-                base = adjective.text[LANGUAGE]
-                tokens.append((base if adjective.invariable else agree(base, entry), "adj"))
-            elif "|" in text:
-                tokens.append((by_number(text, entry), "word"))
-            elif text in _PRONOUNS:
-                form = _pick(_PRONOUNS[text], entry)
-                tokens.append((form + JOINT if text == "le" and not entry.plural else form, "word"))
-            else:
-                tokens.append((agree(text, entry), "adj"))
+            tokens.append(_agreeing(text, word.role, entries))
         elif text in entries:
             entry = entries[text]
             base = entry.text[LANGUAGE]

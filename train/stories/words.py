@@ -38,6 +38,7 @@ class Entry:
 
     @property
     def is_noun(self) -> bool:
+        """Whether words can agree with it."""
         return self.type in ("noun", "person", "place")
 
 
