@@ -102,8 +102,8 @@ class ModelConfig:
 
 def part_folders(source: str | Path, part: str) -> list[Path]:
     """Where a part of a bundle may be that `source` names: a bundle's folder, the part's own, or a shipped bundle."""
-    places = [Path(source), *([BUNDLES / source] if "/" not in str(source) else [])]
-    return [folder for folder in places for folder in (folder / part, folder)]
+    roots = [Path(source), *([BUNDLES / source] if "/" not in str(source) else [])]
+    return [folder for root in roots for folder in (root / part, root)]
 
 
 def unit_model(source: str | Path) -> Path | None:

@@ -197,7 +197,8 @@ def _tables(rows: Mapping[str, Any], baseline: str, group: str) -> list[str]:
         lines.append(f"| {row['name']} | {len(row['seeds'])} | {values} |")
         if key != baseline:
             values = " | ".join(
-                f"{100 * against['difference']:+.1f} [{', '.join(f'{100 * end:+.1f}' for end in against['ci95'])}], p {_p(against['p'])}"
+                f"{100 * against['difference']:+.1f} [{', '.join(f'{100 * end:+.1f}' for end in against['ci95'])}], "
+                f"p {_p(against['p'])}"
                 for against in (entry["against_baseline"] for entry in shown)
             )
             differences.append(f"| {row['name']} | {values} |")

@@ -17,7 +17,7 @@ from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
 from slm.units.conv import ConvEncoderConfig
 from train.asr.training import ASRTraining
-from train.corpus.preparation import CorpusPreparation
+from train.corpus.work import CorpusPreparation
 from train.lm.schedule import SLMTraining
 from train.lm.schedule import Stage as Schedule
 from train.stories.held_out import RECIPES, StoriesSettings

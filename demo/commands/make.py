@@ -63,7 +63,8 @@ def prepare_command(
 ) -> None:
     """Stories -> speech -> units -> Parquet shards. Killed and run again, it goes on."""
     from slm.bundle import SHIPPED
-    from train.corpus.preparation import CorpusPreparation, prepare_corpus
+    from train.corpus.preparation import prepare_corpus
+    from train.corpus.work import CorpusPreparation
     from train.speech.augmentation import Augmentation
     from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories

@@ -16,16 +16,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slm.units import UnitEncoder, Units, load_encoder
-from train.corpus.preparation import (
-    Request,
-    Shard,
-    Work,
-    batches,
-    encode_all,
-    speak_and_encode,
-    speak_request,
-    write_rows,
-)
+from train.corpus.encoding import batches, encode_all, speak_and_encode, speak_request
+from train.corpus.preparation import write_rows
+from train.corpus.work import Request, Shard, Work
 from train.speech.vits import one_thread
 from train.speech.voices import SAMPLE_RATE
 
@@ -146,8 +139,8 @@ def table(result: dict[str, Any]) -> str:
 def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = None) -> dict[str, Any]:
     """The benchmark as the command line runs it: generated stories, all training voices, the shipped bundle's units."""
     from slm.bundle import SHIPPED
-    from train.corpus.preparation import CorpusPreparation
     from train.corpus.reader import Row
+    from train.corpus.work import CorpusPreparation
     from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories
 

@@ -207,7 +207,8 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
     import json
 
     from slm.bundle import SHIPPED
-    from train.corpus.preparation import CorpusPreparation, prepare_corpus
+    from train.corpus.preparation import prepare_corpus
+    from train.corpus.work import CorpusPreparation
     from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories
 

@@ -21,128 +21,27 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import groupby, islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from slm.audio import resample
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, load_encoder
+from train.corpus.encoding import speak_and_encode
 from train.corpus.reader import AnyStory, Rejected, Row, read_rows
-from train.speech.augmentation import Augmentation
-from train.speech.voices import SAMPLE_RATE, Unspeakable, Voices, speak
+from train.corpus.work import CorpusPreparation, Counts, Prepared, Request, Shard, Work
+from train.speech.voices import Voices
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
 from train.tools.workers import worker_pool
 
-SENTENCES_AT_ONCE = 512
-"""Sentences whose speech is held at a time (80 MB)."""
-SECONDS_AT_ONCE = {"cpu": 12.0, "cuda": 320.0}
-"""Speech encoded at a time: on a CPU more than this leaves the cache."""
 METADATA = b"tresse"
-
-
-@dataclass(frozen=True)
-class CorpusPreparation:
-    """Stories a shard; the voices that speak them (names; all training voices when empty); how many stories in a row one
-    voice tells (so that a cycle of stories shares sentences); the seed of who speaks when; recording conditions, if any; the
-    longest sentence in characters and, spoken, in s."""
-
-    stories_per_shard: int = 125
-    speakers: tuple[str, ...] = ()
-    seed: int = 0
-    stories_per_voice: int = 1
-    augmentation: Augmentation | None = None
-    longest_text: int = 300
-    longest_seconds: float = 20.0
-
-
-class Request(NamedTuple):
-    """A sentence to be spoken. recording: seed of the conditions, None for the plain voice."""
-
-    speaker: str
-    recording: int | None
-    language: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Work:
-    """What all shards share."""
-
-    languages: list[str]
-    encoder_folder: Path
-    preparation: CorpusPreparation
-    voices: Voices
-    device: str = "cpu"
-    sources: str = ""
-    """Fingerprint of the stories and of all of the above."""
-
-    @property
-    def speakers(self) -> list[str]:
-        """Names of the voices in use."""
-        return list(self.preparation.speakers or self.voices.training)
-
-    def session(self, index: int) -> tuple[str, int | None]:
-        """Who tells story `index`, and the seed of the recording conditions. Every voice comes once in each round."""
-        run = index // self.preparation.stories_per_voice
-        cycle, turn = divmod(run, len(self.speakers))
-        order = np.random.default_rng([self.preparation.seed, cycle]).permutation(len(self.speakers))
-        recording = None
-        if self.preparation.augmentation:
-            recording = int(np.random.default_rng([self.preparation.seed, run, 1]).integers(2**31))
-        return self.speakers[order[turn]], recording
-
-    def told(self, shard: Shard) -> list[tuple[Row, str, int | None]]:
-        """The rows of a shard with who tells them, and the seed of the recording conditions."""
-        return [(row, *self.session(shard.first + index)) for index, row in enumerate(shard.rows)]
-
-    def requests(self, shard: Shard) -> list[Request]:
-        """Every sentence of a shard, repetitions included."""
-        return [
-            Request(speaker, recording, language, text)
-            for row, speaker, recording in self.told(shard)
-            for language in self.languages
-            for text in row.sentences[language]
-        ]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Rows that become one file. first: how many usable rows come before them."""
-
-    path: Path
-    first: int
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a corpus or a shard holds: stories, s of speech they stand for, sentences, and how many of these were spoken and
-    encoded (the others were met before)."""
-
-    stories: int = 0
-    seconds: float = 0.0
-    sentences: int = 0
-    spoken: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A finished corpus: its folder, what it holds, and how many rows of the stories could not be used."""
-
-    folder: Path
-    counts: Counts
-    rejected: int
 
 
 def prepare_corpus(
@@ -305,57 +204,6 @@ def write_rows(shard: Shard, work: Work, units: dict[Request, Units | str]) -> C
     with atomic_path(shard.path) as temporary:
         pq.write_table(pa.table(columns, schema=schema), temporary, compression="zstd")
     return counts
-
-
-def speak_and_encode(requests: Iterable[Request], work: Work, encoder: UnitEncoder) -> dict[Request, Units | str]:
-    """The units of every distinct request, or why there are none."""
-    units: dict[Request, Units | str] = {}
-    distinct = sorted(set(requests), key=lambda request: (len(request.text), request))  # alike in length: less padding
-    for first in range(0, len(distinct), SENTENCES_AT_ONCE):
-        spoken: dict[Request, np.ndarray] = {}
-        for request in distinct[first : first + SENTENCES_AT_ONCE]:
-            try:
-                spoken[request] = speak_request(request, work)
-            except Unspeakable as error:
-                units[request] = str(error)
-        units |= encode_all(spoken, encoder)
-    return units
-
-
-def speak_request(request: Request, work: Work) -> np.ndarray:
-    """float32 [samples] at 16 kHz. Raises Unspeakable where the text gives no speech, or too much."""
-    speaker = work.voices.speaker(request.speaker)
-    waveform = speak(request.text, request.language, speaker, work.voices)
-    seconds, longest = len(waveform) / SAMPLE_RATE, work.preparation.longest_seconds
-    if seconds > longest:
-        raise Unspeakable(f"{request.text[:40]!r} lasts {seconds:.0f} s when spoken: {longest:g} s is the most")
-    if work.preparation.augmentation and request.recording is not None:
-        waveform = work.preparation.augmentation.recording(request.recording).of(waveform)
-    return waveform
-
-
-def encode_all(spoken: dict[Request, np.ndarray], encoder: UnitEncoder) -> dict[Request, Units | str]:
-    """Speech at 16 kHz -> units, in batches of similar length; a text where there are none."""
-    clips = {request: resample(waveform, SAMPLE_RATE, encoder.sample_rate) for request, waveform in spoken.items()}
-    units: dict[Request, Units | str] = {}
-    for batch in batches(clips, encoder):
-        for request, encoded in zip(batch, encoder.encode_batch([clips[request] for request in batch]), strict=True):
-            units[request] = encoded if len(encoded) else f"{request.text[:40]!r} gives no units"
-    return units
-
-
-def batches(clips: dict[Request, np.ndarray], encoder: UnitEncoder) -> Iterator[list[Request]]:
-    """The clips in order of length, in batches that fill the processor but not more than its cache, padding included."""
-    device = str(getattr(encoder, "device", "cpu")).partition(":")[0]
-    most = SECONDS_AT_ONCE.get(device, SECONDS_AT_ONCE["cpu"]) * encoder.sample_rate
-    batch: list[Request] = []
-    for request in sorted(clips, key=lambda request: len(clips[request])):
-        if batch and (len(batch) + 1) * len(clips[request]) > most:
-            yield batch
-            batch = []
-        batch.append(request)
-    if batch:
-        yield batch
 
 
 @lru_cache(maxsize=1)

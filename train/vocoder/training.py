@@ -249,7 +249,7 @@ def train_vocoder(
 
 
 def use_bfloat16(precision: str, device: torch.device) -> bool:
-    """ "auto": on CUDA, and on CPUs with instructions for it (elsewhere it would be slower than float32)."""
+    """Whether to compute in bfloat16. `auto`: on CUDA, and on CPUs with instructions for it."""
     if precision not in ("auto", "float32", "bfloat16"):
         raise TresseError(f"unknown precision {precision!r}: choose auto, float32 or bfloat16")
     if precision != "auto":

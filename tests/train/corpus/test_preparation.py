@@ -23,17 +23,9 @@ from hypothesis import strategies as st
 from slm.errors import TresseError
 from slm.units import Units, load_encoder
 from slm.units.conv import ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
-from train.corpus.preparation import (
-    CorpusPreparation,
-    Prepared,
-    Request,
-    Shard,
-    Work,
-    prepare_corpus,
-    read_units,
-    shard_counts,
-)
+from train.corpus.preparation import prepare_corpus, read_units, shard_counts
 from train.corpus.reader import Rejected, Row, read_rows
+from train.corpus.work import CorpusPreparation, Prepared, Request, Shard, Work
 from train.speech.augmentation import Augmentation
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 
