@@ -7,7 +7,7 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState
 
-from tests.train.lm.test_training import SMALL, TRAINING, vocabulary, write_corpus
+from tests.train.lm.tiny import SMALL, TRAINING, vocabulary, write_corpus
 from train.bench.train import bench_train, table
 from train.lm.corpus import TokenCorpus
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slm.errors import TresseError
 from slm.interleave import draw_languages
-from tests.train.lm.test_training import TRAINING, vocabulary, write_corpus
+from tests.train.lm.tiny import TRAINING, vocabulary, write_corpus
 from train.lm.attention import CALL, GROUPS, Documents, split_lengths
 from train.lm.corpus import TokenCorpus
 from train.lm.packing import IGNORE

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slm.errors import TresseError
-from tests.train.lm.test_training import SMALL, TRAINING, vocabulary, write_corpus
+from tests.train.lm.tiny import SMALL, TRAINING, vocabulary, write_corpus
 from train.stages import train_language_model
 from train.tools.launch import on_processes
 
