@@ -24,6 +24,7 @@ from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
 from slm.errors import TresseError
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P
+from train.evaluate.metrics import plain_digits
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
@@ -74,6 +75,7 @@ def build_page(service: Service) -> gr.Blocks:
             frame_rate=bundle.units.frame_rate,
             examples=[{"language": example.language, "text": example.text} for example in bundle.examples],
             metrics=bundle.info.get("metrics", {}),
+            digits=plain_digits(),
             plots=sorted(plots(bundle)),
             recordings=str(service.folder) if service.folder else "",
             minutes=round(KEEP_SECONDS / 60),

@@ -50,9 +50,8 @@ function clozeTable(path, cells) {
   return table;
 }
 
-// What is no share: with so many digits.
-const DIGITS = { f0_correlation: 2, level_spread: 1, mel_distance: 2, cosine: 2, cosine_mismatched: 2, real_time_factor: 3, layer: 0, sentences: 0, utterances: 0, n: 0 };
-const shown = (column, value) => (column in DIGITS ? number(value, DIGITS[column]) : `${number(100 * value)} %`);
+// digits: of the figures that are no shares (train/evaluate/metrics.py).
+const shown = (column, value, digits) => (column in digits ? number(value, digits[column]) : `${number(100 * value)} %`);
 const columnsOf = (rows) => [...new Set(rows.flatMap(([, values]) => Object.keys(values)))];
 
 // Rows that have no figure in common are tables of their own.
@@ -67,7 +66,7 @@ function families(rows) {
 }
 
 // One part of the evaluation: a row for each group that was measured, a column for each figure.
-function figuresTable(key, rows) {
+function figuresTable(key, rows, digits) {
   const columns = columnsOf(rows);
   const table = make("table");
   if (key) table.append(make("caption", words(key)));
@@ -78,7 +77,7 @@ function figuresTable(key, rows) {
     const row = make("tr");
     const name = path.map((one) => (/^\w\w>\w\w$/.test(one) ? cellName(one) : /^\w\w$/.test(one) ? languageName(one) : words(one))).join(" · ");
     row.append(Object.assign(make("th", name), { scope: "row" }));
-    row.append(...columns.map((column) => make("td", column in values ? shown(column, values[column]) : "")));
+    row.append(...columns.map((column) => make("td", column in values ? shown(column, values[column], digits) : "")));
     table.append(row);
   }
   return table;
@@ -144,7 +143,7 @@ export function resultsPage(panel, props) {
     }
     for (const [key, values] of Object.entries(metrics)) {
       const rows = values && typeof values === "object" ? families([...figures(values)]) : [];
-      rows.forEach((some, place) => parts.push(figuresTable(place === 0 && key, some)));
+      rows.forEach((some, place) => parts.push(figuresTable(place === 0 && key, some, props.digits)));
     }
     for (const name of props.plots) {
       const figure = make("figure");

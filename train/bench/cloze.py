@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from slm.likelihood import EndingScore, ScoredItem, score_endings
 from train.evaluate.cloze.protocol import CONTROL, RULES, value_of
@@ -25,7 +26,7 @@ TOLERANCE = 1e-4
 
 
 def score_plainly(
-    model: Any, items: Sequence[ScoredItem], unconditional_prompt: Sequence[int], unscored: Iterable[int] = ()
+    model: nn.Module, items: Sequence[ScoredItem], unconditional_prompt: Sequence[int], unscored: Iterable[int] = ()
 ) -> list[list[EndingScore]]:
     """What `score_endings` gives, one sequence and one pass after the other."""
     import torch

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from slm.errors import TresseError
+from train.evaluate.metrics import ALIGNMENT
 from train.evaluate.scorable import Scorable
 from train.evaluate.spoken_items import SpokenUnits
 from train.speech.voices import Voices
@@ -52,7 +54,7 @@ def aligned_sentences(stories: Iterable[Story], languages: Sequence[str], count:
     return picked
 
 
-def hidden_states(model: Any, sequences: Sequence[Sequence[int]], skip: int = 2) -> np.ndarray:
+def hidden_states(model: nn.Module, sequences: Sequence[Sequence[int]], skip: int = 2) -> np.ndarray:
     """Token sequences -> mean state of each over its tokens from `skip` on, in every layer: float64 [layers + 1, N, D]."""
     import torch
 
@@ -196,25 +198,15 @@ def evaluate_alignment(
 def markdown_table(results: Mapping[str, Any]) -> str:
     """A row for each bundle, language pair and layer; the layer that retrieves best is marked."""
     lines = [
-        "| Bundle | Languages | Layer | cosine | mismatched | centred | mismatched | retrieval@1 | back | CKA | shifted |",
-        "|---|---|---:|---|---:|---:|---:|---|---|---:|---:|",
+        f"| Bundle | Languages | Layer | {' | '.join(metric.title for metric in ALIGNMENT)} |",
+        "|---|---|---:|" + "---:|" * len(ALIGNMENT),
     ]
-
-    def share(entry: Mapping[str, Any]) -> str:
-        low, high = entry["ci95"]
-        return f"{100 * entry['mean']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
-
     for bundle, figures in results["bundles"].items():
-        for pair, found in figures["pairs"].items():
-            for number, layer in enumerate(found["layers"]):
-                mark = " *" if number == found["best_layer"] else ""
-                low, high = layer["cosine"]["ci95"]
-                lines.append(
-                    f"| {bundle} | {pair} | {number}{mark} | {layer['cosine']['mean']:.3f} [{low:.3f}, {high:.3f}] "
-                    f"| {layer['cosine_mismatched']:.3f} | {layer['centred_cosine']['mean']:.3f} "
-                    f"| {layer['centred_cosine_mismatched']:.3f} | {share(layer['retrieval'])} "
-                    f"| {share(layer['retrieval_back'])} | {layer['cka']:.3f} | {layer['cka_mismatched']:.3f} |"
-                )
+        for pair, measured in figures["pairs"].items():
+            for number, layer in enumerate(measured["layers"]):
+                mark = " *" if number == measured["best_layer"] else ""
+                cells = " | ".join(metric.cell(layer) for metric in ALIGNMENT)
+                lines.append(f"| {bundle} | {pair} | {number}{mark} | {cells} |")
     return "\n".join(lines)
 
 

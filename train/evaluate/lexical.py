@@ -22,7 +22,7 @@ from slm.audio import resample
 from slm.errors import TresseError
 from train.speech.espeak import BLOCK, EspeakSpeaker, _Library
 from train.speech.phones import phone_name
-from train.speech.voices import SAMPLE_RATE, Voices, _finish
+from train.speech.voices import SAMPLE_RATE, Speaker, Voices, _finish
 from train.stories.grammar import Story, rng_for
 
 SHIPPED_SET = Path(__file__).with_name("lexical.jsonl")
@@ -55,7 +55,7 @@ class _PhonemeInput(_Library):
         return [part for part in found.decode("utf-8", "replace").strip().split(_SEPARATOR) if part]
 
 
-def speak_phonemes(mnemonics: str, language: str, speaker: Any, voices: Voices) -> np.ndarray:
+def speak_phonemes(mnemonics: str, language: str, speaker: Speaker, voices: Voices) -> np.ndarray:
     """Speak espeak-ng mnemonics (`h@l'oU`): float32 [samples] at 16 kHz, finished as every sentence is.
 
     Raises TresseError for a speaker of another back end than espeak-ng, or a language without a voice.

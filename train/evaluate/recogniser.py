@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from train.asr.plan import written
-from train.asr.training import spoken_words
+from train.evaluate.metrics import RECOGNISER, named
 from train.evaluate.scorable import Transcribing
+from train.evaluate.word_error import word_errors
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
@@ -26,7 +26,7 @@ def evaluate_recogniser(
     """What a recogniser makes of (language, text) sentences, each spoken by a voice of both groups.
 
     Returns word_error by group and language (errors a spoken word), language (share of utterances whose language was
-    told right, by group), confidence, real_time_factor and utterances. out: receives results.json and recogniser.md.
+    recognised, by group), confidence, real_time_factor and utterances. out: receives results.json and recogniser.md.
     """
     languages = list(dict.fromkeys(language for language, _ in sentences))
     results: dict[str, Any] = {"word_error": {}, "language": {}, "utterances": 0}
@@ -43,14 +43,14 @@ def evaluate_recogniser(
             heard = transcriber.transcribe(waveform, SAMPLE_RATE)
             spent += time.perf_counter() - began
             seconds += len(waveform) / SAMPLE_RATE
-            said = spoken_words(written(text))
-            wrong[language] += Levenshtein.distance(said, spoken_words(heard.text))
-            words[language] += len(said)
+            errors, length = word_errors([written(text)], [heard.text])
+            wrong[language] += int(errors.sum())
+            words[language] += int(length.sum())
             right += heard.language == language
             confidences.append(heard.confidence)
             results["utterances"] += 1
             progress.update(results["utterances"])
-        results["word_error"][group] = {one: round(wrong[one] / words[one], 4) for one in languages}
+        results["word_error"][group] = {code: round(wrong[code] / words[code], 4) for code in languages}
         results["language"][group] = round(right / len(sentences), 4)
     results["confidence"] = round(float(np.mean(confidences)), 3)
     results["real_time_factor"] = round(spent / seconds, 4)
@@ -64,16 +64,17 @@ def evaluate_recogniser(
 def markdown_page(results: Mapping[str, Any]) -> str:
     """The report."""
     languages = list(next(iter(results["word_error"].values())))
+    error, recognised = (named(RECOGNISER, field) for field in ("word_error", "language"))
     page = [
         "# Recogniser",
         "",
         f"{results['utterances']} utterances: test sentences that are in no training story, without punctuation and case.",
         f"{results['real_time_factor']:.3f} of real time.",
         "",
-        "| Voices | " + " | ".join(f"word error {one}" for one in languages) + " | language told right |",
+        f"| Voices | {' | '.join(f'{error.title} {language}' for language in languages)} | {recognised.title} |",
         "|---|" + "---:|" * (len(languages) + 1),
     ]
     for group, errors in results["word_error"].items():
-        cells = [f"{100 * errors[one]:.1f} %" for one in languages]
-        page.append(f"| {GROUPS[group]} | " + " | ".join(cells) + f" | {100 * results['language'][group]:.1f} % |")
+        cells = [error.text(errors[language]) for language in languages]
+        page.append(f"| {GROUPS[group]} | {' | '.join(cells)} | {recognised.text(results['language'][group])} |")
     return "\n".join(page) + "\n"

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 from slm.errors import TresseError
-from train.asr.training import spoken_words
-from train.evaluate.edit_distance import edit_distances
+from train.evaluate.metrics import RESYNTHESIS, named
 from train.evaluate.scorable import Talking, Transcribing
+from train.evaluate.word_error import character_errors, word_errors
 from train.speech.pitch import pitch_contours
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.held_out import held_out_sentences
@@ -47,6 +47,16 @@ RESAMPLES = 2000
 QUIETEST = 1e-5
 """Level of the noise that spectrograms are drawn with."""
 PLOT = "spectrograms.png"
+WORDS = (
+    "original_word_error",
+    "word_error",
+    "rise",
+    "goal",
+    "character_error",
+    "resynthesised_character_error",
+)
+SOUND = ("mel_distance", "f0_correlation", "f0_error", "voicing_error", "level", "level_spread", "peak")
+"""Columns of the two tables."""
 
 
 @dataclass(frozen=True)
@@ -154,31 +164,19 @@ def recognition(words: Sequence[tuple[str, str, str]], seed: int) -> dict[str, A
 
     Errors of all sentences over words (characters) of all; the interval is a bootstrap over sentences.
     """
+    said, original, again = zip(*words, strict=True)
     results: dict[str, Any] = {}
-    for name, split in (("word_error", spoken_words), ("character_error", lambda text: " ".join(spoken_words(text)))):
-        said, original, again = ([split(text) for text in texts] for texts in zip(*words, strict=True))
-        lengths = np.array([len(part) for part in said])
-        errors = np.stack([_errors(said, heard) for heard in (original, again)])
-        rates = errors.sum(1) / max(1, lengths.sum())
-        results[name] = {"original": float(rates[0]), "resynthesis": float(rates[1])}
+    for name, count in (("word_error", word_errors), ("character_error", character_errors)):
+        before, lengths = count(said, original)
+        after, _ = count(said, again)
+        rates = [float(errors.sum() / max(1, lengths.sum())) for errors in (before, after)]
+        results[name] = {"original": rates[0], "resynthesis": rates[1]}
         if name == "word_error":
             drawn = np.random.default_rng(seed).integers(0, len(said), (RESAMPLES, len(said)))
-            rises = (errors[1] - errors[0])[drawn].sum(1) / lengths[drawn].sum(1)
+            rises = (after - before)[drawn].sum(1) / lengths[drawn].sum(1)
             low, high = np.percentile(rises, [2.5, 97.5])
-            results["rise"] = {"mean": float(rates[1] - rates[0]), "ci95": [float(low), float(high)]}
+            results["rise"] = {"mean": rates[1] - rates[0], "ci95": [float(low), float(high)]}
     return results
-
-
-def _errors(said: Sequence[Sequence[str]], heard: Sequence[Sequence[str]]) -> np.ndarray:
-    numbers: dict[str, int] = {}
-    pairs = [
-        (
-            np.array([numbers.setdefault(word, len(numbers)) for word in one], np.int64),
-            np.array([numbers.setdefault(word, len(numbers)) for word in other], np.int64),
-        )
-        for one, other in zip(said, heard, strict=True)
-    ]
-    return edit_distances(pairs)
 
 
 def sound(utterances: Sequence[Utterance], sample_rate: int) -> dict[str, float]:
@@ -269,42 +267,28 @@ def markdown_page(results: dict[str, Any]) -> str:
         "logarithm within a sentence, error in semitones. Loudness: level of what is not silence, and the sentence farthest",
         "from the mean.",
         "",
-        "| Language | Voices | mel distance | f0 correlation | f0 error | voicing error | level, dB | spread, dB | peak |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+        _table(results, SOUND),
     ]
-    for language, group, row in _rows(results):
-        melody = [f"{row[key]:.2f}" for key in ("mel_distance", "f0_correlation", "f0_error")] if group == SAME else []
-        melody += [_percent(row["voicing_error"])] if group == SAME else ["-"] * 4
-        levels = [f"{row['level']:.1f}", f"{row['level_spread']:.1f}", f"{row['peak']:.2f}"]
-        page.append(f"| {language} | {group} | " + " | ".join([*melody, *levels]) + " |")
-    met = ", ".join(f"{name} {'met' if held else 'not met'}" for name, held in results["goals_met"].items())
+    met = ", ".join(f"{name} {'met' if met else 'not met'}" for name, met in results["goals_met"].items())
     return "\n".join([*page, "", f"Goals: {met}.", "", f"![{PLOT}]({PLOT})"]) + "\n"
 
 
 def summary_table(results: dict[str, Any]) -> str:
-    """What one wants to see on a terminal: errors of the original and of the resynthesised."""
+    """The table for the terminal: errors of the original and of the resynthesised."""
     if not results["transcribed"]:
         return "No recogniser: word errors were not measured."
-    lines = [
-        "| Language | Voices | word error | again | rise | goal | character error | again |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for language, group, row in _rows(results):
-        words, letters, rise = row["word_error"], row["character_error"], row["rise"]
-        low, high = (100 * bound for bound in rise["ci95"])
-        cells = [_percent(words["original"]), _percent(words["resynthesis"])]
-        cells += [f"{100 * rise['mean']:+.1f} [{low:.1f}, {high:.1f}]", f"{100 * row['goal']:.0f}"]
-        cells += [_percent(letters["original"]), _percent(letters["resynthesis"])]
-        lines.append(f"| {language} | {group} | " + " | ".join(cells) + " |")
+    return _table(results, WORDS)
+
+
+def _table(results: dict[str, Any], fields: Sequence[str]) -> str:
+    """A row for each language and group of voices, a column for each field of `metrics.RESYNTHESIS`."""
+    metrics = [named(RESYNTHESIS, field) for field in fields]
+    heads = [metric.title + (f", {metric.unit}" if metric.unit else "") for metric in metrics]
+    lines = [f"| Language | Voices | {' | '.join(heads)} |", "|---|---|" + "---:|" * len(metrics)]
+    for language, rows in results["rows"].items():
+        for group, row in rows.items():
+            lines.append(f"| {language} | {group} | {' | '.join(metric.cell(row) for metric in metrics)} |")
     return "\n".join(lines)
-
-
-def _rows(results: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    return [(language, group, row) for language, rows in results["rows"].items() for group, row in rows.items()]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
 
 
 def save_spectrograms(utterances: Sequence[Utterance], sample_rate: int, path: Path) -> None:

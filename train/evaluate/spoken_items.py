@@ -20,7 +20,7 @@ import numpy as np
 
 from slm.audio import read_audio, resample
 from slm.errors import TresseError
-from slm.units.sequence import Units
+from slm.units.sequence import UnitEncoder, Units
 from train.evaluate.scorable import Scorable
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.tools.checkpoints import atomic_path
@@ -58,7 +58,7 @@ class SpokenUnits:
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: UnitEncoder,
         voices: Voices | None = None,
         *,
         cache: Path | None = None,

@@ -31,18 +31,20 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from slm.audio import resample
 from slm.errors import TresseError
-from slm.units.sequence import Units
+from slm.units.sequence import UnitEncoder, Units
 from train.evaluate.abx import abx_error, find_tokens
-from train.evaluate.edit_distance import edit_rates
 from train.evaluate.mfcc import MfccEncoder
 from train.speech.espeak import EspeakSpeaker
 from train.speech.phones import SILENCE, Phone, frame_labels, phones
 from train.speech.voices import SAMPLE_RATE, Speaker, Voices, speak, speak_with_phonemes
 from train.tools.progress import Progress
 
+Encoder = UnitEncoder | MfccEncoder
+"""What is measured: an encoder, or the baseline beside it."""
 BLOCK = 8
 Change = Callable[[np.ndarray], np.ndarray]
 
@@ -140,8 +142,8 @@ def _panel(members: Iterable[Speaker], count: int, seed: int) -> list[Speaker]:
 
 
 def evaluate_units(
-    encoder: Any,
-    baseline: Any,
+    encoder: UnitEncoder,
+    baseline: MfccEncoder,
     sentences: Sequence[tuple[str, str]],
     voices: Voices,
     *,
@@ -172,7 +174,7 @@ def evaluate_units(
     }
 
 
-def measure(encoder: Any, speech: Speech, name: str = "encoder") -> dict[tuple[str, str], dict[str, Any]]:
+def measure(encoder: Encoder, speech: Speech, name: str = "encoder") -> dict[tuple[str, str], dict[str, Any]]:
     """All figures of one encoder: (language, voice group) -> metrics. Rates and errors are 0..1.
 
     encoder: anything with sample_rate, frame_rate, codebook_size, `encode_batch` and, where it has them, `features`.
@@ -202,7 +204,7 @@ def measure(encoder: Any, speech: Speech, name: str = "encoder") -> dict[tuple[s
     return results
 
 
-def first_unit_seconds(encoder: Any, waveform: np.ndarray) -> float | None:
+def first_unit_seconds(encoder: UnitEncoder, waveform: np.ndarray) -> float | None:
     """How much of a recording must have arrived, in chunks of 5 ms, before its first unit leaves; None: all of it."""
     waveform, stream = resample(waveform, SAMPLE_RATE, encoder.sample_rate), encoder.stream()
     step = encoder.sample_rate // 200
@@ -212,7 +214,7 @@ def first_unit_seconds(encoder: Any, waveform: np.ndarray) -> float | None:
     return None
 
 
-def _encode(encoder: Any, waveforms: list[np.ndarray]) -> list[Units]:
+def _encode(encoder: Encoder, waveforms: list[np.ndarray]) -> list[Units]:
     """float32 [samples] at 16 kHz -> collapsed units, in batches of similar length."""
     waveforms = [resample(waveform, SAMPLE_RATE, encoder.sample_rate) for waveform in waveforms]
     order = np.argsort([len(waveform) for waveform in waveforms], kind="stable")
@@ -221,6 +223,17 @@ def _encode(encoder: Any, waveforms: list[np.ndarray]) -> list[Units]:
         block = order[first : first + BLOCK].tolist()
         units.update(zip(block, encoder.encode_batch([waveforms[i] for i in block]), strict=True))
     return [units[index].collapsed() for index in range(len(waveforms))]
+
+
+def edit_distances(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Pairs of int [N], int [M] -> insertions, deletions and substitutions between them: int64 [pairs]."""
+    return np.array([Levenshtein.distance(a.tolist(), b.tolist()) for a, b in pairs], np.int64)
+
+
+def edit_rates(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """Edit distance over the longer sequence's length, 0 (equal) .. 1: float64 [pairs]; two empty ones are equal."""
+    longer = np.array([max(1, len(a), len(b)) for a, b in pairs], dtype=np.float64)
+    return edit_distances(pairs) / longer
 
 
 def _rate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
@@ -300,7 +313,7 @@ def entropy(p: np.ndarray) -> float:
     return float(-(p * np.log(p)).sum())
 
 
-def _abx(encoder: Any, utterances: Sequence[Utterance], units: Sequence[Units]) -> dict[str, Any]:
+def _abx(encoder: Encoder, utterances: Sequence[Utterance], units: Sequence[Units]) -> dict[str, Any]:
     contexts = find_tokens([(u.voice, u.sentence, u.phones) for u in utterances])
     results: dict[str, Any] = {
         "units": dataclasses.asdict(abx_error(contexts, [x.frames() for x in units], encoder.frame_rate))
@@ -322,6 +335,8 @@ def _codebook_use(utterances: Sequence[Utterance], units: Sequence[Units], codeb
     }
 
 
-def fit_baseline(encoder: Any, sentences: Sequence[tuple[str, str]], voices: Voices, seed: int = 0) -> MfccEncoder:
+def fit_baseline(
+    encoder: UnitEncoder, sentences: Sequence[tuple[str, str]], voices: Voices, seed: int = 0
+) -> MfccEncoder:
     """MFCC + k-means of the encoder's codebook size and frame rate, fitted to the training voices."""
     return MfccEncoder.fit(list(sentences), voices, int(encoder.codebook_size), float(encoder.frame_rate), seed)

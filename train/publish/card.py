@@ -37,16 +37,15 @@ def write_card(folder: Path) -> None:
         "",
         "## Limits",
         "",
-        "It has only ever heard synthetic voices telling short children's stories from a small grammar. It goes on in that "
-        "world; natural voices, noise and other subjects are outside of what it knows, and it leaves aside what it cannot "
-        "make out.",
+        "It was trained on synthetic voices and on short children's stories from a small grammar. Natural voices, noise and "
+        "other subjects are out of domain: such prompts are dropped and reported.",
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _before(origin: dict[str, Any] | None) -> list[str]:
-    """The line that tells what a model was before its training, where it was something."""
+    """The line on the model that training started from, where it started from one."""
     if not origin:
         return []
     if "bundle" not in origin:

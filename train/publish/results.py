@@ -1,4 +1,4 @@
-"""What an evaluation of everything found, put where people look: the bundle's metrics and card, and the README.
+"""The results of an evaluation, written into the bundle (metrics, model card, report) and into pages such as measured/.
 
     python -m train.publish RESULTS BUNDLE [PAGE ...]
     python -m train.publish --ablation RESULTS BUNDLE [PAGE ...]

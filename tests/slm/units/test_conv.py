@@ -113,7 +113,7 @@ def test_features_are_what_the_units_are_decided_on(encoder: UnitEncoder, speech
 
 def test_voices_are_heard_alike(bundle: Bundle) -> None:
     """The shipped encoder hears a sentence of two voices it never met as nearly the same units."""
-    from train.evaluate.edit_distance import edit_rates
+    from train.evaluate.units import edit_rates
 
     for language in ("en", "fr"):
         heard = [bundle.units.encode(spoken_beginning(language, name), 16000).ids for name in ("zoe", "boris")]

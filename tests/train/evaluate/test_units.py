@@ -17,10 +17,11 @@ from slm.errors import TresseError
 from slm.units import Units
 from train.evaluate import units_report
 from train.evaluate.abx import abx_error, dtw_mean_cost, find_tokens, token_distances
-from train.evaluate.edit_distance import edit_distances, edit_rates
 from train.evaluate.mfcc import MfccEncoder
 from train.evaluate.units import (
     Speech,
+    edit_distances,
+    edit_rates,
     entropy,
     evaluate_units,
     first_unit_seconds,

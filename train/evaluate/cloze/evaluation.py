@@ -29,6 +29,7 @@ import numpy as np
 from slm.errors import TresseError
 from slm.interleave import braid, sentence_tokens
 from slm.likelihood import ScoredItem, score_endings
+from slm.units import UnitVocabulary
 from train.evaluate.cloze.items import Item, to_items
 from train.evaluate.cloze.protocol import (
     CHOSEN,
@@ -226,7 +227,7 @@ def _score(
     return choices, left_out
 
 
-def conditions(vocabulary: Any) -> dict[str, Any]:
+def conditions(vocabulary: UnitVocabulary) -> dict[str, Any]:
     """How the protocol scores: endings alone stand behind `<bos>`; language tags are never counted."""
     return {"unconditional_prompt": [vocabulary.bos_id], "unscored": list(vocabulary.tag_ids.values())}
 
@@ -289,7 +290,7 @@ def _rows(
     return rows, owners, left_out
 
 
-def _tokens(places: Places, spoken: SpokenUnits, vocabulary: Any) -> dict[str, np.ndarray]:
+def _tokens(places: Places, spoken: SpokenUnits, vocabulary: UnitVocabulary) -> dict[str, np.ndarray]:
     """The tokens of all units by key."""
     keys = list(dict.fromkeys(key for held in places for key in held.values()))
     units = [spoken.by_key(key) for key in keys]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from train.evaluate.cloze.protocol import CHOSEN, CONTROL, DIFFERENT, HEADLINE, RECORDED, RULES, SAME, SEEN, UNSEEN
+from train.evaluate.metrics import ACCURACY
 
 GROUPS = {
     CHOSEN: "chosen voices",
@@ -21,14 +22,13 @@ def shown(cell: Mapping[str, Any] | None) -> str:
     """`56.2 [54.0, 58.4] (n=1871)`, in %; a dash where there is nothing."""
     if cell is None or cell["n"] == 0:
         return "-"
-    low, high = cell["ci95"]
-    return f"{100 * cell['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}] (n={cell['n']})"
+    return f"{ACCURACY.cell(cell)} (n={cell['n']})"
 
 
 def kinds_of(cells: Mapping[str, Any]) -> list[str]:
     """The kinds of items in a table: story, topic, then others."""
-    found = {kind for cell in cells.values() for kind in cell}
-    return sorted(found, key=lambda kind: ({"story": 0, "topic": 1}.get(kind, 2), kind))
+    kinds = {kind for cell in cells.values() for kind in cell}
+    return sorted(kinds, key=lambda kind: ({"story": 0, "topic": 1}.get(kind, 2), kind))
 
 
 def markdown_table(results: Mapping[str, Any], rule: str = HEADLINE) -> str:
@@ -59,8 +59,8 @@ def voices_table(results: Mapping[str, Any]) -> str:
     ]
     for group, pairings in results["groups"].items():
         for pairing, entry in pairings.items():
-            found = entry["rules"][HEADLINE]["cells"]
-            row = [shown(found.get(name, {}).get(kind)) for name, kind in columns]
+            in_voices = entry["rules"][HEADLINE]["cells"]
+            row = [shown(in_voices.get(name, {}).get(kind)) for name, kind in columns]
             lines.append(f"| {GROUPS[group]} | {PAIRINGS[pairing]} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -110,7 +110,8 @@ def problems_section(problems: list[dict[str, str]]) -> list[str]:
     """What could not be used, entry by entry; all of it is in results.json."""
     lines = [f"## Left out ({len(problems)})", "", "| Item | Entry | Language | Problem |", "|---|---|---|---|"]
     lines += [
-        f"| {one['id']} | {one['entry']} | {one['language']} | {one['problem']} |" for one in problems[:SHOWN_PROBLEMS]
+        f"| {problem['id']} | {problem['entry']} | {problem['language']} | {problem['problem']} |"
+        for problem in problems[:SHOWN_PROBLEMS]
     ]
     if len(problems) > SHOWN_PROBLEMS:
         lines.append(f"| ... | | | {len(problems) - SHOWN_PROBLEMS} more in results.json |")
@@ -124,12 +125,12 @@ def comparison_table(comparison: Mapping[str, Any]) -> str:
         "|---|---:|---:|---|---:|---:|---:|",
     ]
     for name, kinds in comparison["cells"].items():
-        for kind, one in kinds.items():
-            low, high = one["ci95"]
+        for kind, entry in kinds.items():
+            low, high = entry["ci95"]
             lines.append(
-                f"| {name} {kind} (n={one['n']}) | {100 * one['first']:.1f} | {100 * one['second']:.1f} "
-                f"| {100 * one['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] "
-                f"| {one['first_only']} | {one['second_only']} | {one['p']:.2g} |"
+                f"| {name} {kind} (n={entry['n']}) | {100 * entry['first']:.1f} | {100 * entry['second']:.1f} "
+                f"| {100 * entry['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}] "
+                f"| {entry['first_only']} | {entry['second_only']} | {entry['p']:.2g} |"
             )
     return "\n".join(lines)
 
