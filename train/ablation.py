@@ -127,7 +127,7 @@ def outcomes_by_cell(scores: Sequence[Path]) -> dict[Cell, tuple[np.ndarray, np.
                 cell = (choice.group, f"{choice.context}>{choice.ending}", choice.kind)
                 cells.setdefault(cell, {})[choice.item] = (outcome, choice.pair)
         runs.append(cells)
-    if any({cell: set(one[cell]) for cell in one} != {cell: set(runs[0][cell]) for cell in runs[0]} for one in runs):
+    if any({cell: set(run[cell]) for cell in run} != {cell: set(runs[0][cell]) for cell in runs[0]} for run in runs):
         raise TresseError("runs of the ablation were evaluated on different items: delete their cloze folders")
     return {
         cell: (

@@ -56,21 +56,21 @@ def find_tokens(
     spoken: Sequence[tuple[str, int, Sequence[Phone]]], *, contexts: int = CONTEXTS, tokens: int = TOKENS, seed: int = 0
 ) -> list[list[Token]]:
     """(voice, sentence, phones) of each utterance -> tokens by context, of the contexts that hold a minimal pair."""
-    found: dict[tuple[str, str], dict[tuple[str, str], list[Token]]] = defaultdict(lambda: defaultdict(list))
+    by_context: dict[tuple[str, str], dict[tuple[str, str], list[Token]]] = defaultdict(lambda: defaultdict(list))
     for index, (voice, sentence, phones) in enumerate(spoken):
         for left, middle, right in zip(phones, phones[1:], phones[2:], strict=False):
             if SILENCE not in (left.name, middle.name, right.name):
                 token = Token((left.name, right.name), middle.name, voice, sentence, index, left.start, right.end)
-                found[token.context][token.phone, voice].append(token)
-    usable = sorted(context for context, kinds in found.items() if _has_minimal_pair(kinds))
+                by_context[token.context][token.phone, voice].append(token)
+    usable = sorted(context for context, kinds in by_context.items() if _has_minimal_pair(kinds))
     rng = np.random.default_rng(seed)
     if len(usable) > contexts:
         usable = [usable[i] for i in sorted(rng.permutation(len(usable))[:contexts])]
     chosen = []
     for context in usable:
         kept: list[Token] = []
-        for key in sorted(found[context]):
-            kind = found[context][key]
+        for key in sorted(by_context[context]):
+            kind = by_context[context][key]
             first = {token.sentence: token for token in reversed(kind)}  # one token a sentence
             kept += [first[sentence] for sentence in sorted(first)[:tokens]]
         chosen.append(kept)
@@ -129,10 +129,10 @@ def _context_errors(
     voices = sorted({token.voice for token in tokens})
     errors: dict[tuple[str, str], float] = {}
     triples = 0
-    for one, other in itertools.permutations(phones, 2):
+    for first, second in itertools.permutations(phones, 2):
         cell = []
         for voice, hearer in itertools.product(voices, voices):
-            a, b, x = groups.get((one, voice)), groups.get((other, voice)), groups.get((one, hearer))
+            a, b, x = groups.get((first, voice)), groups.get((second, voice)), groups.get((first, hearer))
             if (voice != hearer) != across or not a or not b or not x:
                 continue
             allowed_XA = sentence[x][:, None] != sentence[a][None]
@@ -142,7 +142,7 @@ def _context_errors(
                 cell.append(wrong_XA[allowed_XA].mean())
                 triples += int(allowed_XA.sum()) * len(b)
         if cell:
-            errors[one, other] = float(np.mean(cell))
+            errors[first, second] = float(np.mean(cell))
     return errors, triples
 
 

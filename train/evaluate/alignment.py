@@ -59,25 +59,25 @@ def hidden_states(model: nn.Module, sequences: Sequence[Sequence[int]], skip: in
     import torch
 
     device = next(model.parameters()).device
-    order = sorted(range(len(sequences)), key=lambda place: len(sequences[place]))
-    found: list[np.ndarray | None] = [None] * len(sequences)
+    order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    means: list[np.ndarray | None] = [None] * len(sequences)
     first = 0
     while first < len(order):
         last = first + 1
         while last < len(order) and (last + 1 - first) * len(sequences[order[last]]) <= BATCH_TOKENS:
             last += 1
-        part = [sequences[place] for place in order[first:last]]
+        part = [sequences[index] for index in order[first:last]]
         tokens = torch.zeros(len(part), max(map(len, part)), dtype=torch.long)
         for row, sequence in enumerate(part):
             tokens[row, : len(sequence)] = torch.as_tensor(list(sequence))
         with torch.inference_mode():  # what is padded on the right is seen by nothing before it
             states = model(input_ids=tokens.to(device), output_hidden_states=True, use_cache=False).hidden_states
-        for row, place in enumerate(order[first:last]):
-            found[place] = np.stack(
+        for row, index in enumerate(order[first:last]):
+            means[index] = np.stack(
                 [layer[row, skip : len(part[row])].mean(dim=0).double().cpu().numpy() for layer in states]
             )
         first = last
-    return np.stack([one for one in found if one is not None], axis=1)
+    return np.stack([mean for mean in means if mean is not None], axis=1)
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -89,11 +89,11 @@ def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return unit(one) @ unit(other).T
 
 
-def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
+def linear_cka(first: np.ndarray, second: np.ndarray) -> float:
     """Similarity of two representations [N, D], [N, E] of the same N things, 0 to 1."""
-    one, other = one - one.mean(axis=0), other - other.mean(axis=0)
-    shared = float(np.linalg.norm(one.T @ other)) ** 2
-    return shared / max(1e-12, float(np.linalg.norm(one.T @ one)) * float(np.linalg.norm(other.T @ other)))
+    first, second = first - first.mean(axis=0), second - second.mean(axis=0)
+    shared = float(np.linalg.norm(first.T @ second)) ** 2
+    return shared / max(1e-12, float(np.linalg.norm(first.T @ first)) * float(np.linalg.norm(second.T @ second)))
 
 
 def measure_layer(one: np.ndarray, other: np.ndarray, seed: int = 0) -> dict[str, Any]:
@@ -143,10 +143,10 @@ def measure_alignment(
             bundle.language_model, [[*head, *vocabulary.encode(part.ids)] for part in units], len(head)
         )
     pairs: dict[str, Any] = {}
-    for one, other in combinations(languages, 2):
-        layers = [measure_layer(a, b) for a, b in zip(states[one], states[other], strict=True)]
+    for first, second in combinations(languages, 2):
+        layers = [measure_layer(a, b) for a, b in zip(states[first], states[second], strict=True)]
         score = [layer["retrieval"]["mean"] + layer["retrieval_back"]["mean"] for layer in layers]
-        pairs[f"{one}-{other}"] = {"layers": layers, "best_layer": int(np.argmax(score))}
+        pairs[f"{first}-{second}"] = {"layers": layers, "best_layer": int(np.argmax(score))}
     best = next(iter(pairs.values()))["best_layer"]
     left_out = [{"sentence": k, "problem": failed[number]} for number in failed for k in [number // len(languages)]]
     figures = {"sentences": len(kept), "chance": 1 / len(kept), "pairs": pairs, "problems": left_out}
@@ -174,18 +174,18 @@ def evaluate_alignment(
     voices = list(panel.held_out) or list(panel.training)
     bundles = {names[0]: bundle} | ({names[1]: compare} if compare is not None else {})
     measured, best_states = {}, {}
-    for name, one in bundles.items():
-        if len(one.languages) < 2:
+    for name, system in bundles.items():
+        if len(system.languages) < 2:
             raise TresseError("alignment needs a bundle of two languages at least")
-        sentences = aligned_sentences(generate_stories(seed, count, split), one.languages, count)
+        sentences = aligned_sentences(generate_stories(seed, count, split), system.languages, count)
         spoken = SpokenUnits(
-            one.units,
+            system.units,
             panel,
             cache=cache or out / "speech",
-            encoder_files=one.path / "units",
+            encoder_files=system.path / "units",
             workers=workers,
         )
-        measured[name], best_states[name] = measure_alignment(one, sentences, spoken, voices)
+        measured[name], best_states[name] = measure_alignment(system, sentences, spoken, voices)
     results = {"split": split, "voices": voices, "bundles": measured}
     save_layers(results, out / "layers.png")
     save_map(results, best_states, out / "map.png")
@@ -212,8 +212,8 @@ def markdown_table(results: Mapping[str, Any]) -> str:
 
 def markdown_page(results: Mapping[str, Any]) -> str:
     """The report: protocol, table, plots."""
-    counts = ", ".join(f"{name}: {one['sentences']}" for name, one in results["bundles"].items())
-    left_out = sum(len(one["problems"]) for one in results["bundles"].values())
+    counts = ", ".join(f"{name}: {entry['sentences']}" for name, entry in results["bundles"].items())
+    left_out = sum(len(entry["problems"]) for entry in results["bundles"].values())
     page = [
         "# Alignment",
         "",
@@ -238,9 +238,9 @@ def save_layers(results: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(13, 3.4), layout="constrained")
     panels = figure.subplots(1, 4)
     rows = [
-        (f"{bundle}, {pair}" if len(results["bundles"]) > 1 else pair, found["layers"])
+        (f"{bundle}, {pair}" if len(results["bundles"]) > 1 else pair, entry["layers"])
         for bundle, figures in results["bundles"].items()
-        for pair, found in figures["pairs"].items()
+        for pair, entry in figures["pairs"].items()
     ]
     lines = {
         "cosine": ("cosine", "cosine_mismatched"),
@@ -264,9 +264,9 @@ def save_layers(results: Mapping[str, Any], path: Path) -> None:
 
 def project(states: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """States [N, D] by language -> their first two principal components [N, 2], each language centred on its own."""
-    centred = {language: held - held.mean(axis=0) for language, held in states.items()}
+    centred = {language: points - points.mean(axis=0) for language, points in states.items()}
     _, _, directions = np.linalg.svd(np.concatenate(list(centred.values())), full_matrices=False)
-    return {language: held @ directions[:2].T for language, held in centred.items()}
+    return {language: points @ directions[:2].T for language, points in centred.items()}
 
 
 def save_map(results: Mapping[str, Any], states: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> None:
@@ -275,13 +275,13 @@ def save_map(results: Mapping[str, Any], states: Mapping[str, Mapping[str, np.nd
 
     figure = Figure(figsize=(5.5 * len(states), 5), layout="constrained")
     panels = figure.subplots(1, len(states), squeeze=False)[0]
-    for axes, (name, held) in zip(panels, states.items(), strict=True):
-        places = {language: found[:MAP_PAIRS] for language, found in project(held).items()}
-        one, other = list(places)[:2]
-        for a, b in zip(places[one], places[other], strict=True):
+    for axes, (name, points) in zip(panels, states.items(), strict=True):
+        places = {language: drawn[:MAP_PAIRS] for language, drawn in project(points).items()}
+        first, second = list(places)[:2]
+        for a, b in zip(places[first], places[second], strict=True):
             axes.plot([a[0], b[0]], [a[1], b[1]], color="0.75", linewidth=0.8, zorder=1)
-        for language, found in places.items():
-            axes.scatter(found[:, 0], found[:, 1], s=14, label=language, zorder=2)
+        for language, drawn in places.items():
+            axes.scatter(drawn[:, 0], drawn[:, 1], s=14, label=language, zorder=2)
         pair = next(iter(results["bundles"][name]["pairs"].values()))
         axes.set_title(f"{name}, layer {pair['best_layer']}", fontsize=10)
         axes.legend(fontsize=8)

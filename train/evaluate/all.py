@@ -195,7 +195,7 @@ def evaluate_all(
         "drawing": [TEMPERATURE, TOP_P],
         "voices": setting.panel.fingerprint([*setting.panel.training, *setting.panel.held_out]),
     }
-    found: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for number, (name, part) in enumerate(chosen.items(), start=1):
         mark = hashlib.sha256(json.dumps([name, identity]).encode()).hexdigest()[:16]
@@ -204,20 +204,20 @@ def evaluate_all(
         if (
             done is not None
             and done.get("fingerprint") == mark
-            and (held := _read(folder / "results.json")) is not None
+            and (earlier := _read(folder / "results.json")) is not None
         ):
             print(f"{name} ({number} of {len(chosen)}): finished before", file=sys.stderr)
-            found[name] = held
+            measured[name] = earlier
             continue
         print(f"{name} ({number} of {len(chosen)})", file=sys.stderr, flush=True)
         try:
-            found[name] = part.run(setting, folder)
+            measured[name] = part.run(setting, folder)
         except TresseError as error:
             missing[name] = str(error)
             print(f"{name}: not measured: {error}", file=sys.stderr)
             continue
         write_json(folder / "done.json", {"fingerprint": mark})
-    if not found:
+    if not measured:
         raise TresseError(f"nothing could be measured; {next(iter(missing))}: {next(iter(missing.values()))}")
     about = _bundle(bundle) | {"files": identity["bundle"]}
     results = {
@@ -226,11 +226,11 @@ def evaluate_all(
         "bundle": about,
         "machine": _machine(),
         "sizes": asdict(setting.sizes),
-        "parts": found,
+        "parts": measured,
         "not_measured": missing | ({"transcripts": deaf} if transcriber is None and deaf else {}),
     }
     write_json(out / "results.json", results)
-    page = report(results, {name: part for name, part in chosen.items() if name in found}, out)
+    page = report(results, {name: part for name, part in chosen.items() if name in measured}, out)
     with atomic_path(out / "report.md") as temporary:
         temporary.write_text(page, encoding="utf-8")
     write_html(out / "report.html", page, out, f"Evaluation of {about['name']}")
@@ -294,10 +294,10 @@ def code_hash() -> str:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return held if isinstance(held, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _bundle(bundle: Talking) -> dict[str, Any]:
@@ -322,5 +322,7 @@ def _machine() -> dict[str, str]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {one:.0f}" if isinstance(one, float) else f"{key} {one}" for key, one in value.items())
+        return ", ".join(
+            f"{key} {part:.0f}" if isinstance(part, float) else f"{key} {part}" for key, part in value.items()
+        )
     return str(value)

@@ -219,11 +219,11 @@ def _read_table(path: Path, fingerprint: str, out: Path) -> dict[str, Continuati
 
 
 def _mean(values: Sequence[float | None]) -> dict[str, Any]:
-    held = np.asarray([value for value in values if value is not None], float)
-    if not len(held):
+    known = np.asarray([value for value in values if value is not None], float)
+    if not len(known):
         return {"mean": None, "ci95": [None, None], "n": 0}
-    mean, interval = bootstrap(held)
-    return {"mean": mean, "ci95": interval, "n": len(held)}
+    mean, interval = bootstrap(known)
+    return {"mean": mean, "ci95": interval, "n": len(known)}
 
 
 def _cells(rows: list[Continuation], stories: list[Story], sentences: int) -> dict[str, dict[str, dict[str, Any]]]:
@@ -232,14 +232,14 @@ def _cells(rows: list[Continuation], stories: list[Story], sentences: int) -> di
     for row in rows:
         cells.setdefault(f"{row.told}>{row.asked}", {}).setdefault(f"{row.temperature:g}", []).append(row)
     return {
-        name: {temperature: _metrics(held, stories, sentences) for temperature, held in by_temperature.items()}
+        name: {temperature: _metrics(drawn, stories, sentences) for temperature, drawn in by_temperature.items()}
         for name, by_temperature in cells.items()
     }
 
 
 def _metrics(rows: list[Continuation], stories: list[Story], sentences: int) -> dict[str, Any]:
     """rows: of one language pair and temperature."""
-    found: dict[str, Any] = {
+    measured: dict[str, Any] = {
         "n": len(rows),
         "seconds": _mean([row.seconds for row in rows]),
         "silent": sum(row.seconds == 0 for row in rows),
@@ -247,7 +247,7 @@ def _metrics(rows: list[Continuation], stories: list[Story], sentences: int) -> 
     }
     texts = [row.transcript for row in rows if row.transcript is not None]
     if len(texts) < len(rows):
-        return found
+        return measured
     known = lexicon(rows[0].asked)
     said = [words_of(text) for text in texts]
     own, others, named = [], [], []
@@ -260,7 +260,7 @@ def _metrics(rows: list[Continuation], stories: list[Story], sentences: int) -> 
         own.append(coherence(prompts[0], facts).share)
         others.append(coherence(prompts[1], facts).share if len(stories) > 1 else None)
         named.append(coherence(prompts[0], facts).named)
-    return found | {
+    return measured | {
         "language": _mean([row.language for row in rows]),
         "lexicon": _mean([sum(word in known for word in words) / len(words) if words else 0.0 for words in said]),
         "confidence": _mean([row.confidence for row in rows]),
@@ -275,7 +275,7 @@ def _metrics(rows: list[Continuation], stories: list[Story], sentences: int) -> 
 
 def _ceiling(stories: list[Story], languages: Sequence[str], sentences: int) -> dict[str, Any]:
     """Coherence of the stories' own next sentences, as written, by language pair."""
-    found = {}
+    shares_by_pair = {}
     for told in languages:
         for asked in languages:
             shares = [
@@ -285,5 +285,5 @@ def _ceiling(stories: list[Story], languages: Sequence[str], sentences: int) -> 
                 ).share
                 for story in stories
             ]
-            found[f"{told}>{asked}"] = _mean(shares)
-    return found
+            shares_by_pair[f"{told}>{asked}"] = _mean(shares)
+    return shares_by_pair

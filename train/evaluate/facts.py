@@ -69,30 +69,30 @@ class FactParser:
         """A value in all its forms: an adjective agrees with nouns of either gender and number, others stand as they are."""
         if entry.type != "adjective":
             return {entry.text[self.language]}
-        found = set()
+        forms = set()
         for gender in ("m", "f"):
             for plural in (False, True):
                 noun = Entry("noun", "noun", {self.language: "0"}, gender, plural)
                 said = RENDER[self.language](
                     (Word("noun"), Word("value")), {"noun": noun, "value": entry}, self._adjectives
                 )
-                found.add(said.replace("0", "").strip())
-        return found
+                forms.add(said.replace("0", "").strip())
+        return forms
 
     def facts(self, text: str) -> list[Fact]:
         """The facts that a text names, each once, in order; a form that stands for several values gives all of them."""
         words = words_of(text)
-        found: dict[Fact, None] = {}
-        place = 0
-        while place < len(words):
-            for length in range(min(self._longest, len(words) - place), 0, -1):
-                if named := self._forms.get(tuple(words[place : place + length])):
-                    found.update(dict.fromkeys(sorted(named)))
-                    place += length
+        facts: dict[Fact, None] = {}
+        start = 0
+        while start < len(words):
+            for length in range(min(self._longest, len(words) - start), 0, -1):
+                if named := self._forms.get(tuple(words[start : start + length])):
+                    facts.update(dict.fromkeys(sorted(named)))
+                    start += length
                     break
             else:
-                place += 1
-        return list(found)
+                start += 1
+        return list(facts)
 
 
 def coherence(prompt: Iterable[Fact], continuation: Iterable[Fact]) -> Coherence:
@@ -117,8 +117,8 @@ def lexicon(language: str) -> frozenset[str]:
 
 @cache
 def _lexicons() -> dict[str, set[str]]:
-    found: dict[str, set[str]] = {}
+    words: dict[str, set[str]] = {}
     for story in generate_stories(0, LEXICON_STORIES, "train"):
         for language, sentences in story.sentences.items():
-            found.setdefault(language, set()).update(words_of(" ".join(sentences)))
-    return found
+            words.setdefault(language, set()).update(words_of(" ".join(sentences)))
+    return words

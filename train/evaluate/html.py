@@ -75,7 +75,7 @@ def _player(root: Path, source: str) -> str | None:
     if path.suffix not in AUDIO or not path.is_file():
         return None
     waveform, rate = soundfile.read(str(path), dtype="int16")
-    held = io.BytesIO()
-    soundfile.write(held, waveform, rate, format="FLAC", subtype="PCM_16")
-    data = base64.b64encode(held.getvalue()).decode()
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, rate, format="FLAC", subtype="PCM_16")
+    data = base64.b64encode(buffer.getvalue()).decode()
     return f'<audio controls preload="none" src="data:audio/flac;base64,{data}"></audio>'

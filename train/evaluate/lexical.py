@@ -50,9 +50,9 @@ class _PhonemeInput(_Library):
         translate = self.library.espeak_TextToPhonemes
         translate.restype = ctypes.c_char_p
         text = ctypes.create_string_buffer(word.encode("utf-8"))
-        place = ctypes.cast(text, ctypes.c_void_p)
-        found = translate(ctypes.byref(place), self.UTF8 & 1, ord(_SEPARATOR) << 8) or b""
-        return [part for part in found.decode("utf-8", "replace").strip().split(_SEPARATOR) if part]
+        pointer = ctypes.cast(text, ctypes.c_void_p)
+        mnemonics = translate(ctypes.byref(pointer), self.UTF8 & 1, ord(_SEPARATOR) << 8) or b""
+        return [part for part in mnemonics.decode("utf-8", "replace").strip().split(_SEPARATOR) if part]
 
 
 def speak_phonemes(mnemonics: str, language: str, speaker: Speaker, voices: Voices) -> np.ndarray:
@@ -73,10 +73,10 @@ def speak_phonemes(mnemonics: str, language: str, speaker: Speaker, voices: Voic
 def phonemes_of(words: Iterable[str], voice: str) -> dict[str, tuple[str, ...]]:
     """How espeak-ng says each word; words that switch its language, or are spelled out, are left out."""
     with _PhonemeInput() as library:
-        found = {word: tuple(library.phonemes(word, voice)) for word in words}
+        spoken = {word: tuple(library.phonemes(word, voice)) for word in words}
     return {
         word: phonemes
-        for word, phonemes in found.items()
+        for word, phonemes in spoken.items()
         if phonemes and not any(set(part) & set("()_ ") or not part.strip(MARKS) for part in phonemes)
     }
 
@@ -98,13 +98,13 @@ def neighbours(phonemes: Sequence[str], words: Mapping[str, Sequence[str]]) -> l
     """
     seen = {context for said in words.values() for context in _contexts(said)}
     known = sorted({now for _, now, _ in seen if not set(now) & set("#?-")})  # a flap or a glottal stop is no phoneme
-    found = []
-    for place, (before, now, after) in enumerate(_contexts(phonemes)):
+    exchanges = []
+    for position, (before, now, after) in enumerate(_contexts(phonemes)):
         for other in known:
             alike = other.rstrip(":") == now.rstrip(":") or is_vowel(other) != is_vowel(now)
             if not alike and (before, other, after) in seen:
-                found.append((place, stress_of(phonemes[place]) + other))
-    return found
+                exchanges.append((position, stress_of(phonemes[position]) + other))
+    return exchanges
 
 
 def _contexts(phonemes: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -136,8 +136,8 @@ def make_lexical(
         phonemes = list(said[word])
         choices = neighbours(phonemes, said)
         rng_for("lexical", language, seed, word).shuffle(choices)
-        for place, other in choices:
-            nonword = [*phonemes[:place], other, *phonemes[place + 1 :]]
+        for position, other in choices:
+            nonword = [*phonemes[:position], other, *phonemes[position + 1 :]]
             if _sound(nonword) not in taken:
                 taken.add(_sound(nonword))
                 pairs.append(
@@ -161,12 +161,12 @@ def _sound(phonemes: Sequence[str]) -> tuple[str, ...]:
 
 def _plain_words(sentence: str) -> list[str]:
     """Words in lower case: no names (capitals inside a sentence), nothing elided, no hyphens."""
-    found = []
+    words = []
     for number, part in enumerate(sentence.replace("’", "'").split()):
         word = part.strip('«»"“”.,!?;:()')
         if number and word[:1].isupper():
             continue
         word = word.lower().rpartition("'")[2] if "'" in word[:3] else word.lower()
         if word.isalpha():
-            found.append(word)
-    return found
+            words.append(word)
+    return words

@@ -56,7 +56,7 @@ def read_pairs(path: Path | None = None) -> tuple[list[Pair], Path]:
     Raises TresseError naming the line that is wrong.
     """
     path = path or SHIPPED_SET
-    found: list[Pair] = []
+    pairs: list[Pair] = []
     for number, row in read_lines(path):
         entries = []
         for part in PARTS:
@@ -65,10 +65,10 @@ def read_pairs(path: Path | None = None) -> tuple[list[Pair], Path]:
             entries.append({"audio": row[part]} if isinstance(row[part], str) else row[part])
         language = row.get("language")
         id = str(row.get("id", f"line {number}"))
-        found.append(Pair(id, str(row.get("group", "all")), None if language is None else str(language), *entries))
-    if not found:
+        pairs.append(Pair(id, str(row.get("group", "all")), None if language is None else str(language), *entries))
+    if not pairs:
         raise TresseError(f"{path} has no pairs: write one JSON object a line, with right and wrong")
-    return found, path.parent
+    return pairs, path.parent
 
 
 def evaluate_pairs(
@@ -88,7 +88,7 @@ def evaluate_pairs(
     "problems"}.
     Raises TresseError where nothing can be scored.
     """
-    held = list(pairs)
+    given = list(pairs)
     panel = panel or Voices.load()
     spoken = SpokenUnits(
         bundle.units,
@@ -99,7 +99,7 @@ def evaluate_pairs(
         workers=workers,
     )
     asked: list[tuple[Pair, str, str, str | None]] = []  # pair, voice group, voice, language
-    for pair in held:
+    for pair in given:
         known = pair.language or language
         if is_recording(pair.right) and is_recording(pair.wrong):
             asked.append((pair, RECORDED, "", known))
@@ -113,8 +113,8 @@ def evaluate_pairs(
     problems: dict[tuple[str, str, str, str], None] = {}
     left_out: dict[tuple[str, str], int] = {}
     usable = []
-    for number, one in enumerate(asked):
-        pair, group, _, known = one
+    for number, row in enumerate(asked):
+        pair, group, _, known = row
         wrong = {part: failed[2 * number + k] for k, part in enumerate(PARTS) if 2 * number + k in failed}
         if known is not None and known not in bundle.languages:
             wrong = {"language": f"this bundle speaks {', '.join(bundle.languages)}, not {known}"}
@@ -123,13 +123,13 @@ def evaluate_pairs(
         if wrong:
             left_out[pair.group, group] = left_out.get((pair.group, group), 0) + 1
         else:
-            usable.append(one)
+            usable.append(row)
     if not usable:
         first = next(iter(problems), ("", "", "", "there are no pairs"))
         raise TresseError(f"no pair can be scored; the first problem: pair {first[0]}: {first[3]}")
     scored = _score(bundle, usable, spoken)
-    results = _results(held, usable, scored, left_out)
-    results["problems"] = [dict(zip(("id", "language", "entry", "problem"), one, strict=True)) for one in problems]
+    results = _results(given, usable, scored, left_out)
+    results["problems"] = [dict(zip(("id", "language", "entry", "problem"), row, strict=True)) for row in problems]
     with atomic_path(out / "scores.jsonl") as temporary:
         lines = [
             json.dumps({"id": pair.id, "group": pair.group, "voices": group, "right": values[0], "wrong": values[1]})
@@ -165,11 +165,11 @@ def _score(bundle: Scorable, asked: list[tuple[Pair, str, str, str | None]], spo
         progress.update(done)
 
     scores = score_endings(bundle.language_model, items, **conditions(vocabulary), progress=show)
-    found: list[Values] = []
-    for count, held in zip(tried, scores, strict=True):
-        best = max(range(count), key=lambda k: held[2 * k].given + held[2 * k + 1].given)
-        found.append((_values(held[2 * best]), _values(held[2 * best + 1])))
-    return found
+    values: list[Values] = []
+    for count, endings_scored in zip(tried, scores, strict=True):
+        best = max(range(count), key=lambda k: endings_scored[2 * k].given + endings_scored[2 * k + 1].given)
+        values.append((_values(endings_scored[2 * best]), _values(endings_scored[2 * best + 1])))
+    return values
 
 
 def _values(score: EndingScore) -> dict[str, float]:

@@ -14,14 +14,14 @@ from math import exp, log
 
 def ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     """n-grams with their counts."""
-    return Counter(tuple(words[place : place + n]) for place in range(len(words) - n + 1))
+    return Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
 
 
 def auto_bleu(words: Sequence[str], n: int = 2) -> float | None:
     """Share of n-grams that occur more than once; None where there is none."""
-    found = ngrams(words, n)
-    total = sum(found.values())
-    return sum(count for count in found.values() if count > 1) / total if total else None
+    counts = ngrams(words, n)
+    total = sum(counts.values())
+    return sum(count for count in counts.values() if count > 1) / total if total else None
 
 
 def bleu(words: Sequence[str], references: Sequence[Sequence[str]], n: int = 2) -> float:
@@ -30,21 +30,23 @@ def bleu(words: Sequence[str], references: Sequence[Sequence[str]], n: int = 2) 
         return 0.0
     total = 0.0
     for order in range(1, n + 1):
-        found = ngrams(words, order)
+        counts = ngrams(words, order)
         most: Counter[tuple[str, ...]] = Counter()
         for reference in references:
             most |= ngrams(reference, order)
-        matched = sum(min(count, most[gram]) for gram, count in found.items())
+        matched = sum(min(count, most[gram]) for gram, count in counts.items())
         if not matched:
             return 0.0
-        total += log(matched / sum(found.values()))
+        total += log(matched / sum(counts.values()))
     closest = min((abs(len(reference) - len(words)), len(reference)) for reference in references)[1]
     return exp(total / n) * min(1.0, exp(1 - closest / len(words)))
 
 
 def self_bleu(texts: Sequence[Sequence[str]], n: int = 2) -> float | None:
     """Mean BLEU of each text against all others; None for fewer than two texts."""
-    held = [text for text in texts if text]
-    if len(held) < 2:
+    spoken = [text for text in texts if text]
+    if len(spoken) < 2:
         return None
-    return sum(bleu(text, [*held[:place], *held[place + 1 :]], n) for place, text in enumerate(held)) / len(held)
+    return sum(bleu(text, [*spoken[:index], *spoken[index + 1 :]], n) for index, text in enumerate(spoken)) / len(
+        spoken
+    )

@@ -97,7 +97,11 @@ def evaluate_resynthesis(
     for language in bundle.languages:
         rows = results["rows"][language] = {}
         for group in GOALS:
-            members = [index for index, one in enumerate(utterances) if (one.language, one.group) == (language, group)]
+            members = [
+                index
+                for index, utterance in enumerate(utterances)
+                if (utterance.language, utterance.group) == (language, group)
+            ]
             if not members:
                 continue
             some = [utterances[index] for index in members]
@@ -135,12 +139,12 @@ def resynthesise(bundle: Talking, sentences: Sequence[tuple[str, str]], panel: V
             original = speak(text, language, panel.speaker(voice), panel)
             units = bundle.units.encode(original, SAMPLE_RATE)
             audio = bundle.vocoder.synthesise(units, speaker, language)
-            one = Utterance(group, language, text, voice, speaker, original, audio)
-            spoken.append(one)
+            utterance = Utterance(group, language, text, voice, speaker, original, audio)
+            spoken.append(utterance)
             if group == SAME:
                 unhurried = SimpleNamespace(ids=units.ids, run_lengths=None, frame_rate=units.frame_rate)
                 audio = bundle.vocoder.synthesise(unhurried, speaker, language)
-                spoken.append(replace(one, group=OWN_TIMING, spoken=audio))
+                spoken.append(replace(utterance, group=OWN_TIMING, spoken=audio))
             progress.update(len(spoken))
     return spoken
 
@@ -150,11 +154,13 @@ def transcripts(utterances: Sequence[Utterance], transcriber: Transcribing) -> l
     heard: list[tuple[str, str, str]] = []
     originals: dict[int, str] = {}
     progress = Progress("transcripts", len(utterances), unit="sentences")
-    for one in utterances:
-        if id(one.original) not in originals:
-            originals[id(one.original)] = transcriber.transcribe(one.original, SAMPLE_RATE, one.language).text
-        again = transcriber.transcribe(one.spoken, SAMPLE_RATE, one.language).text
-        heard.append((one.text, originals[id(one.original)], again))
+    for utterance in utterances:
+        if id(utterance.original) not in originals:
+            originals[id(utterance.original)] = transcriber.transcribe(
+                utterance.original, SAMPLE_RATE, utterance.language
+            ).text
+        again = transcriber.transcribe(utterance.spoken, SAMPLE_RATE, utterance.language).text
+        heard.append((utterance.text, originals[id(utterance.original)], again))
         progress.update(len(heard))
     return heard
 
@@ -187,12 +193,14 @@ def sound(utterances: Sequence[Utterance], sample_rate: int) -> dict[str, float]
     hop = round(PITCH_HOP * sample_rate)
     spectral = SpectralLoss(sample_rate)
     contours = pitch_contours(
-        [one.original for one in utterances] + [one.spoken for one in utterances], sample_rate, hop
+        [utterance.original for utterance in utterances] + [utterance.spoken for utterance in utterances],
+        sample_rate,
+        hop,
     )
     distances, correlations, errors, voicing = [], [], [], []
-    for index, one in enumerate(utterances):
-        shared = min(len(one.original), len(one.spoken))
-        pair = [torch.from_numpy(waveform[:shared])[None] for waveform in (one.spoken, one.original)]
+    for index, utterance in enumerate(utterances):
+        shared = min(len(utterance.original), len(utterance.spoken))
+        pair = [torch.from_numpy(waveform[:shared])[None] for waveform in (utterance.spoken, utterance.original)]
         distances.append(float(spectral(*pair)[0]))
         f0, again = contours[index], contours[len(utterances) + index]
         frames = min(len(f0), len(again))
@@ -232,11 +240,11 @@ def active_level(waveform: np.ndarray, sample_rate: int) -> float:
 
 def loudness(utterances: Sequence[Utterance], sample_rate: int) -> dict[str, float]:
     """Mean level (dB), the widest distance of a sentence from it (dB), and the highest sample."""
-    levels = np.array([active_level(one.spoken, sample_rate) for one in utterances])
+    levels = np.array([active_level(utterance.spoken, sample_rate) for utterance in utterances])
     return {
         "level": float(levels.mean()),
         "level_spread": float(np.abs(levels - levels.mean()).max()),
-        "peak": float(max(np.abs(one.spoken).max(initial=0.0) for one in utterances)),
+        "peak": float(max(np.abs(utterance.spoken).max(initial=0.0) for utterance in utterances)),
     }
 
 
@@ -296,17 +304,17 @@ def save_spectrograms(utterances: Sequence[Utterance], sample_rate: int, path: P
     from matplotlib.figure import Figure
 
     firsts: dict[tuple[str, str], Utterance] = {}
-    for one in utterances:
-        if one.group == SAME:
-            firsts.setdefault((one.language, one.speaker), one)
+    for utterance in utterances:
+        if utterance.group == SAME:
+            firsts.setdefault((utterance.language, utterance.speaker), utterance)
     figure = Figure(figsize=(12, 3.6 * len(firsts)), layout="constrained")
     grid = figure.subplots(2 * len(firsts), 1, squeeze=False)[:, 0]
     hop = round(PITCH_HOP * sample_rate)
-    longest = max((max(len(one.original), len(one.spoken)) for one in firsts.values()), default=0)
+    longest = max((max(len(utterance.original), len(utterance.spoken)) for utterance in firsts.values()), default=0)
     dither = np.random.default_rng(0).standard_normal(longest).astype(np.float32)  # digital silence has no logarithm
-    for index, ((language, speaker), one) in enumerate(firsts.items()):
+    for index, ((language, speaker), utterance) in enumerate(firsts.items()):
         for axes, title, waveform in zip(
-            grid[2 * index :], ("original", "resynthesised"), (one.original, one.spoken), strict=False
+            grid[2 * index :], ("original", "resynthesised"), (utterance.original, utterance.spoken), strict=False
         ):
             axes.specgram(
                 waveform + QUIETEST * dither[: len(waveform)],
@@ -320,7 +328,7 @@ def save_spectrograms(utterances: Sequence[Utterance], sample_rate: int, path: P
             [f0] = pitch_contours([waveform], sample_rate, hop)
             times = (np.arange(len(f0)) + 0.5) * PITCH_HOP
             axes.plot(times[f0 > 0], 10 * f0[f0 > 0], ".", color="cyan", markersize=2)
-            axes.set(title=f"{language}, {speaker}, {title}: {one.text}", ylabel="Hz (pitch x 10)")
+            axes.set(title=f"{language}, {speaker}, {title}: {utterance.text}", ylabel="Hz (pitch x 10)")
     if firsts:
         grid[-1].set_xlabel("time (s)")
     with atomic_path(path) as temporary:

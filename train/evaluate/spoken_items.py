@@ -113,14 +113,14 @@ class SpokenUnits:
         progress = Progress("speech", len(fresh), unit="sentences")
         names, wanted = list(fresh), list(fresh.values())
         blocks = [range(first, min(first + BLOCK, len(wanted))) for first in range(0, len(wanted), BLOCK)]
-        spoken = self._spoken([[wanted[place] for place in block] for block in blocks])
+        spoken = self._spoken([[wanted[index] for index in block] for block in blocks])
         for block, waveforms in zip(blocks, spoken, strict=True):
             said: list[tuple[str, np.ndarray]] = []
-            for place, waveform in zip(block, waveforms, strict=True):
+            for index, waveform in zip(block, waveforms, strict=True):
                 if isinstance(waveform, str):
-                    self.problems[names[place]] = waveform
+                    self.problems[names[index]] = waveform
                 else:
-                    said.append((names[place], waveform))
+                    said.append((names[index], waveform))
             self._encode(said)
             progress.update(block.stop)
             if len(self._unsaved) >= SAVE_EVERY:
@@ -196,7 +196,7 @@ def is_recording(entry: Any) -> bool:
 
 def speak_block(requests: Sequence[Request], voices: Voices, sample_rate: int, root: Path) -> list[np.ndarray | str]:
     """Each request as float32 [samples] at `sample_rate` Hz, or, as a string, why there is none."""
-    found: list[np.ndarray | str] = []
+    waveforms: list[np.ndarray | str] = []
     for entry, language, voice in requests:
         try:
             if is_recording(entry):
@@ -207,25 +207,25 @@ def speak_block(requests: Sequence[Request], voices: Voices, sample_rate: int, r
                 waveform, rate = speak_phonemes(entry["phonemes"], language, voices.speaker(voice), voices), SAMPLE_RATE
             else:
                 waveform, rate = speak(entry, language, voices.speaker(voice), voices), SAMPLE_RATE
-            found.append(resample(waveform, rate, sample_rate))
+            waveforms.append(resample(waveform, rate, sample_rate))
         except TresseError as error:
-            found.append(str(error))
-    return found
+            waveforms.append(str(error))
+    return waveforms
 
 
 def _read_cache(folder: Path, frame_rate: float) -> dict[str, Units]:
     """What `_save` wrote; a damaged file is no error, its sentences are spoken anew."""
-    found: dict[str, Units] = {}
+    units: dict[str, Units] = {}
     for path in sorted(folder.glob("*.npz")):
         try:
-            with np.load(path, allow_pickle=False) as held:
-                ends = np.cumsum(held["lengths"])
-                ids, runs = held["ids"].astype(np.int64), held["run_lengths"].astype(np.int64)
-                for key, end, length in zip(held["keys"], ends, held["lengths"], strict=True):
-                    found[str(key)] = Units(ids[end - length : end], runs[end - length : end], frame_rate)
+            with np.load(path, allow_pickle=False) as stored:
+                ends = np.cumsum(stored["lengths"])
+                ids, runs = stored["ids"].astype(np.int64), stored["run_lengths"].astype(np.int64)
+                for key, end, length in zip(stored["keys"], ends, stored["lengths"], strict=True):
+                    units[str(key)] = Units(ids[end - length : end], runs[end - length : end], frame_rate)
         except (OSError, ValueError, KeyError, EOFError):
             continue
-    return found
+    return units
 
 
 def files_hash(folder: Path) -> str | None:

@@ -33,29 +33,29 @@ ABLATION_MARKS = "<!-- ablation -->", "<!-- /ablation -->"
 def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
     """See the module. Raises TresseError where the results are missing, of another bundle, or a page has no marks."""
     try:
-        held = json.loads((results / "results.json").read_text(encoding="utf-8"))
+        measured = json.loads((results / "results.json").read_text(encoding="utf-8"))
         info = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TresseError(
             f"cannot read {results}/results.json and {bundle}/bundle.json: run tresse eval all"
         ) from error
-    if held["bundle"]["name"] != info["name"]:
-        raise TresseError(f"{results} measured the bundle {held['bundle']['name']}: evaluate {info['name']} first")
+    if measured["bundle"]["name"] != info["name"]:
+        raise TresseError(f"{results} measured the bundle {measured['bundle']['name']}: evaluate {info['name']} first")
     parts = {page: _around(page, MARKS) for page in pages}
     report = (results / "report.md").read_text(encoding="utf-8")
     report = report.split("\n## Samples\n")[0]  # they need the recordings, which stay behind
     report = report.replace(str(bundle.resolve()), bundle.as_posix())  # not where it lay
     scores = results / "cloze" / "scores.jsonl"
-    lines = scores.read_text(encoding="utf-8").splitlines() if "cloze" in held["parts"] else []
+    lines = scores.read_text(encoding="utf-8").splitlines() if "cloze" in measured["parts"] else []
     before = info.get("metrics", {})
-    info["metrics"] = digest(held, before.get("unit_edit_rate"))
+    info["metrics"] = digest(measured, before.get("unit_edit_rate"))
     if "ablation" in before:
         info["metrics"]["ablation"] = before["ablation"]
     write_json(bundle / "bundle.json", info)
     folder = bundle / "evaluation"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for part in held["parts"]:
+    for part in measured["parts"]:
         for plot in sorted((results / part).glob("*.png")):
             name = f"{part}-{plot.name}"
             report = report.replace(f"({part}/{plot.name})", f"({name})")
@@ -72,13 +72,13 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
 def publish_ablation(results: Path, bundle: Path, pages: list[Path]) -> None:
     """See the module. Raises TresseError where the results are missing, or a page has no marks."""
     try:
-        held = json.loads((results / "results.json").read_text(encoding="utf-8"))
+        measured = json.loads((results / "results.json").read_text(encoding="utf-8"))
         tables = (results / "ablation.md").read_text(encoding="utf-8")
         info = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TresseError(f"cannot read {results}/results.json and ablation.md: run tresse recipe ablation") from error
     parts = {page: _around(page, ABLATION_MARKS) for page in pages}
-    info.setdefault("metrics", {})["ablation"] = held
+    info.setdefault("metrics", {})["ablation"] = measured
     write_json(bundle / "bundle.json", info)
     tables = tables.partition("\n")[2].strip().replace("\n## ", "\n### ")  # without its title
     for page, around in parts.items():

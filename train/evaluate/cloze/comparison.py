@@ -30,10 +30,13 @@ def compare_scores(
     """
 
     def keyed(choices: Sequence[Choice]) -> dict[tuple[str, ...], Choice]:
-        return {(one.group, one.pairing, f"{one.context}>{one.ending}", one.kind, one.item): one for one in choices}
+        return {
+            (choice.group, choice.pairing, f"{choice.context}>{choice.ending}", choice.kind, choice.item): choice
+            for choice in choices
+        }
 
-    one, other = keyed(first), keyed(second)
-    shared = [key for key in one if key in other]
+    ours, theirs = keyed(first), keyed(second)
+    shared = [key for key in ours if key in theirs]
     if not shared:
         raise TresseError("the two evaluations have no item in common: evaluate both on the same items and voices")
     groups: dict[str, dict[str, Any]] = {}
@@ -41,18 +44,18 @@ def compare_scores(
         keys = [key for key in shared if key[:4] == (group, pairing, cell, kind)]
         scored = [
             outcomes(
-                np.asarray([value_of(held[key].right, rule) for key in keys]),
-                np.asarray([value_of(held[key].wrong, rule) for key in keys]),
+                np.asarray([value_of(side[key].right, rule) for key in keys]),
+                np.asarray([value_of(side[key].wrong, rule) for key in keys]),
             )
-            for held in (one, other)
+            for side in (ours, theirs)
         ]
-        entry = compare(scored[0], scored[1], np.asarray([one[key].pair for key in keys]))
+        entry = compare(scored[0], scored[1], np.asarray([ours[key].pair for key in keys]))
         groups.setdefault(f"{group}, {pairing}", {}).setdefault(cell, {})[kind] = entry
     return {
         "first": names[0],
         "second": names[1],
         "rule": rule,
-        "unmatched": len(one) + len(other) - 2 * len(shared),
+        "unmatched": len(ours) + len(theirs) - 2 * len(shared),
         "cells": next(iter(groups.values())),
         "groups": groups,
     }

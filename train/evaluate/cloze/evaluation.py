@@ -61,13 +61,13 @@ class _Asked:
 
     def requests(self, languages: Sequence[str]) -> tuple[dict[tuple[str, ...], Request], list[tuple[str, str, str]]]:
         """What is to be spoken, by place, and what the item lacks as (language, entry, why)."""
-        found: dict[tuple[str, ...], Request] = {}
+        requests: dict[tuple[str, ...], Request] = {}
         lacking = []
         for language in languages:
             context = self.item.context.get(language)
             if isinstance(context, list) and context:
                 for k, entry in enumerate(context):
-                    found["context", language, str(k)] = (entry, language, self.prompt[language])
+                    requests["context", language, str(k)] = (entry, language, self.prompt[language])
             else:
                 lacking.append((language, "context", f"the item has no context in {language}"))
             for part in ENDINGS:
@@ -76,8 +76,8 @@ class _Asked:
                     lacking.append((language, part, f"the item has no {part} in {language}"))
                     continue
                 for pairing, voices in self.endings.items():
-                    found[part, language, pairing] = (entry, language, voices[language])
-        return found, lacking
+                    requests[part, language, pairing] = (entry, language, voices[language])
+        return requests, lacking
 
 
 def evaluate_cloze(
@@ -101,10 +101,10 @@ def evaluate_cloze(
     results["problems"] and left out of the cells concerned only, whose "left_out" counts it. Raises TresseError where
     nothing can be scored.
     """
-    held = to_items(items)
+    checked = to_items(items)
     panel = panel or Voices.load()
     speakers = _speakers(bundle, panel, voices, groups)
-    asked = _ask(held, bundle.languages, speakers)
+    asked = _ask(checked, bundle.languages, speakers)
     spoken = SpokenUnits(
         bundle.units,
         panel,
@@ -118,8 +118,10 @@ def evaluate_cloze(
     if not choices:
         first = next(iter(problems))
         raise TresseError(f"no cloze item can be scored; the first problem: item {first[0]}: {first[3]}")
-    results = results_of(held, bundle.languages, speakers, choices, left_out)
-    results["problems"] = [dict(zip(("id", "language", "entry", "problem"), one, strict=True)) for one in problems]
+    results = results_of(checked, bundle.languages, speakers, choices, left_out)
+    results["problems"] = [
+        dict(zip(("id", "language", "entry", "problem"), problem, strict=True)) for problem in problems
+    ]
     with atomic_path(out / "scores.jsonl") as temporary:
         temporary.write_text("".join(json.dumps(asdict(choice)) + "\n" for choice in choices), encoding="utf-8")
     with atomic_path(out / "cloze.md") as temporary:
@@ -147,10 +149,10 @@ def _speakers(
     for group in groups:
         if group not in known:
             raise TresseError(f"unknown voice group {group!r}: choose {SEEN} or {UNSEEN}")
-    found = {group: known[group] for group in groups if known[group]}
-    if not found:
+    chosen_groups = {group: known[group] for group in groups if known[group]}
+    if not chosen_groups:
         raise TresseError("the voices file has no voice of this group: name some under held_out")
-    return found
+    return chosen_groups
 
 
 def _ask(items: list[Item], languages: Sequence[str], speakers: Mapping[str, Any]) -> list[_Asked]:
@@ -184,20 +186,20 @@ Problems = dict[tuple[str, str, str, str], None]
 def _speak(asked: list[_Asked], languages: Sequence[str], spoken: SpokenUnits) -> tuple[Places, Problems]:
     problems: Problems = {}
     wanted: list[tuple[int, tuple[str, ...], Request]] = []
-    for number, one in enumerate(asked):
-        requests, lacking = one.requests(languages)
+    for number, query in enumerate(asked):
+        requests, lacking = query.requests(languages)
         for language, part, why in lacking:
-            problems[one.item.id, language, part, why] = None
-        wanted += [(number, place, request) for place, request in requests.items()]
+            problems[query.item.id, language, part, why] = None
+        wanted += [(number, position, request) for position, request in requests.items()]
     failed = spoken.add(request for _, _, request in wanted)
     places: Places = [{} for _ in asked]
-    for index, (number, place, request) in enumerate(wanted):
+    for index, (number, position, request) in enumerate(wanted):
         if index in failed:
-            part, language, which = place
+            part, language, which = position
             entry = f"context[{which}]" if part == "context" else part
             problems[asked[number].item.id, language, entry, failed[index]] = None
         else:
-            places[number][place] = spoken.key(*request)
+            places[number][position] = spoken.key(*request)
     return places, problems
 
 
@@ -218,11 +220,11 @@ def _score(
     scores = score_endings(bundle.language_model, rows, **conditions(bundle.vocabulary), progress=progress)
     choices = [
         Choice(
-            one.item.id, one.item.kind, one.item.pair, one.item.fact, one.group, pairing, context, ending,
-            scored[2 * place], scored[2 * place + 1],
+            query.item.id, query.item.kind, query.item.pair, query.item.fact, query.group, pairing, context, ending,
+            scored[2 * index], scored[2 * index + 1],
         )
-        for held, scored in zip(owners, scores, strict=True)
-        for place, (one, pairing, context, ending) in enumerate(held)
+        for owned, scored in zip(owners, scores, strict=True)
+        for index, (query, pairing, context, ending) in enumerate(owned)
     ]  # fmt: skip
     return choices, left_out
 
@@ -254,19 +256,19 @@ def _rows(
     rows: list[ScoredItem] = []
     owners: Owners = []
     left_out: dict[Cell, int] = {}
-    for one, held in zip(asked, places, strict=True):
+    for query, keys_at in zip(asked, places, strict=True):
         endings: dict[tuple[str, str], list[np.ndarray]] = {}
-        for pairing in one.endings:
+        for pairing in query.endings:
             for language in languages:
-                keys = [held.get((part, language, pairing)) for part in ENDINGS]
+                keys = [keys_at.get((part, language, pairing)) for part in ENDINGS]
                 if None not in keys:
                     endings[pairing, language] = [
                         sentence_tokens(tokens[str(key)], language, vocabulary) for key in keys
                     ]
         for context in languages:
-            entries = one.item.context.get(context)
+            entries = query.item.context.get(context)
             count = len(entries) if isinstance(entries, list) else 0
-            keys = [held.get(("context", context, str(k))) for k in range(count)]
+            keys = [keys_at.get(("context", context, str(k))) for k in range(count)]
             fitting: list[tuple[str, str]] = []
             prompt: list[int] = []
             if keys and None not in keys:
@@ -278,20 +280,20 @@ def _rows(
                         fitting.append((pairing, ending))
                     else:
                         why = f"{context}>{ending} has {longest} tokens and the model's context {limit}: shorten it"
-                        problems[one.item.id, context, "context", why] = None
-            for pairing in one.endings:
+                        problems[query.item.id, context, "context", why] = None
+            for pairing in query.endings:
                 for ending in languages:
                     if (pairing, ending) not in fitting:
-                        cell = (one.group, pairing, context, ending, one.item.kind)
+                        cell = (query.group, pairing, context, ending, query.item.kind)
                         left_out[cell] = left_out.get(cell, 0) + 1
             if fitting:
                 rows.append(ScoredItem(prompt, [part.tolist() for key in fitting for part in endings[key]]))
-                owners.append([(one, pairing, context, ending) for pairing, ending in fitting])
+                owners.append([(query, pairing, context, ending) for pairing, ending in fitting])
     return rows, owners, left_out
 
 
 def _tokens(places: Places, spoken: SpokenUnits, vocabulary: UnitVocabulary) -> dict[str, np.ndarray]:
     """The tokens of all units by key."""
-    keys = list(dict.fromkeys(key for held in places for key in held.values()))
+    keys = list(dict.fromkeys(key for keys_at in places for key in keys_at.values()))
     units = [spoken.by_key(key) for key in keys]
     return dict(zip(keys, vocabulary.encode_batch([part.ids for part in units if part is not None]), strict=True))

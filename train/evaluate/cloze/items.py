@@ -55,7 +55,7 @@ class Item:
         endings = sorted(json.dumps(plain[name], sort_keys=True, ensure_ascii=False) for name in ("right", "wrong"))
         digest = hashlib.sha256("\n".join([str(plain["kind"]), *endings]).encode()).hexdigest()[:16]
         entries = [entry for name in PARTS for value in plain[name].values() for entry in _list(value)]
-        found = _FACT.fullmatch(str(plain["id"]))
+        match = _FACT.fullmatch(str(plain["id"]))
         return cls(
             str(plain["id"]),
             str(plain["kind"]),
@@ -63,7 +63,7 @@ class Item:
             plain["right"],
             plain["wrong"],
             pair=digest,
-            fact=found[1] if found else None,
+            fact=match[1] if match else None,
             recorded=bool(entries) and all(map(is_recording, entries)),
         )
 
@@ -78,7 +78,7 @@ def _list(value: Any) -> list[Any]:
 
 def to_items(given: Iterable[Any]) -> list[Item]:
     """Items with ids of their own. Raises TresseError where there are none, or two of a kind share an id."""
-    items = [Item.of(one, number) for number, one in enumerate(given, start=1)]
+    items = [Item.of(row, number) for number, row in enumerate(given, start=1)]
     if not items:
         raise TresseError("there are no cloze items: give a file with at least one")
     known: set[tuple[str, str]] = set()

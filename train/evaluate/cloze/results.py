@@ -69,16 +69,16 @@ def results_of(
     order = [CHOSEN, UNSEEN, SEEN, RECORDED]
     groups: dict[str, dict[str, Any]] = {}
     for group, pairing in sorted({cell[:2] for cell in by_cell}, key=lambda one: (order.index(one[0]), one[1] != SAME)):
-        held: dict[tuple[str, ...], list[Choice]] = {
-            cell[2:]: found for cell, found in by_cell.items() if cell[:2] == (group, pairing)
+        own: dict[tuple[str, ...], list[Choice]] = {
+            cell[2:]: members for cell, members in by_cell.items() if cell[:2] == (group, pairing)
         }
         missing: dict[tuple[str, ...], int] = {
             cell[2:]: count for cell, count in left_out.items() if cell[:2] == (group, pairing)
         }
         groups.setdefault(group, {})[pairing] = {
-            "rules": {rule: {"cells": _cells(held, missing, rule)} for rule in RULES},
-            "controls": {CONTROL: {"cells": _cells(held, missing, CONTROL)}},
-            "facts": _facts(held),
+            "rules": {rule: {"cells": _cells(own, missing, rule)} for rule in RULES},
+            "controls": {CONTROL: {"cells": _cells(own, missing, CONTROL)}},
+            "facts": _facts(own),
         }
     first = next((group for group in groups if any(choice.group == group for choice in choices)), next(iter(groups)))
     headline = groups[first][SAME]
@@ -122,15 +122,15 @@ def _cells(
 
 def _facts(by_cell: Mapping[tuple[str, ...], list[Choice]]) -> dict[str, dict[str, dict[str, Any]]]:
     """{fact: {"en>fr": {"accuracy", "ci95", "n"}}} under the headline rule, the commonest fact first."""
-    found: dict[str, dict[str, list[Choice]]] = {}
+    by_fact: dict[str, dict[str, list[Choice]]] = {}
     for cell in sorted(by_cell, key=_order):
         for choice in by_cell[cell]:
             if choice.fact is not None:
-                found.setdefault(choice.fact, {}).setdefault(f"{cell[0]}>{cell[1]}", []).append(choice)
+                by_fact.setdefault(choice.fact, {}).setdefault(f"{cell[0]}>{cell[1]}", []).append(choice)
     named: dict[str, dict[str, list[Choice]]] = {}
-    for fact in sorted(found, key=lambda fact: -sum(map(len, found[fact].values()))):
-        common = max(map(len, found[fact].values())) >= FEW
-        for cell_name, choices in found[fact].items():
+    for fact in sorted(by_fact, key=lambda fact: -sum(map(len, by_fact[fact].values()))):
+        common = max(map(len, by_fact[fact].values())) >= FEW
+        for cell_name, choices in by_fact[fact].items():
             named.setdefault(fact if common else "other facts", {}).setdefault(cell_name, []).extend(choices)
     return {fact: {name: _entry(choices, HEADLINE) for name, choices in cells.items()} for fact, cells in named.items()}
 
