@@ -56,7 +56,7 @@ class Pico:
         plain = text.translate(_SAME)
         if not re.search(r"[^\W_]", plain):  # it would say "dot dot dot"
             return np.zeros(0, np.float32)
-        with fresh_memory():
+        with zeroed_memory():
             speech = engine.speak(plain, voice=speaker.pico[language], speed=speaker.speed, pitch=speaker.pitch)
         waveform = np.frombuffer(speech, "<i2").astype(np.float32) / 32768
         return resample(waveform, RATE, self.sample_rate) if len(waveform) else waveform
@@ -89,18 +89,18 @@ class Pico:
 
 
 @contextmanager
-def fresh_memory() -> Iterator[None]:
-    """Large blocks come from the system, zeroed. Pico reads its memory before it writes it: in a used block a sentence
-    would depend on those before it. Needs glibc; elsewhere nothing is done."""
+def zeroed_memory() -> Iterator[None]:
+    """Memory that is allocated inside is zeroed. Pico reads its memory before it writes it: in a used block a sentence
+    would depend on what was done before. Needs glibc; elsewhere nothing changes."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    threshold = -3  # M_MMAP_THRESHOLD of malloc.h
+    perturb = -6  # M_PERTURB of malloc.h: allocated bytes are the complement of its value, 0 turns it off
     if mallopt is not None:
-        mallopt(threshold, 1 << 20)
+        mallopt(perturb, 255)
     try:
         yield
     finally:
         if mallopt is not None:
-            mallopt(threshold, 1 << 25)  # the most that glibc itself raises it to
+            mallopt(perturb, 0)
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """Speech for training and evaluation: who speaks (a voices file), and sentences spoken by a synthesiser.
 
-The back ends: espeak-ng (`train.speech.espeak`), which comes with pip and speaks at hundreds of times real time; Kokoro
-(`train.speech.kokoro`), natural voices in any mixture; SVOX Pico (`train.speech.pico`); any transformers VITS checkpoint
-(`train.speech.vits`). A voices file may mix them. Whatever speaks, a sentence ends up at 16 kHz (or the rate asked for),
-with 60 ms of silence at both ends and at one loudness, and depends on the request alone.
+Each back end is a file of this folder. espeak-ng comes with pip and speaks at hundreds of times real time; Kokoro has
+natural voices in any mixture; SVOX Pico, Piper, flite and any transformers VITS checkpoint have theirs. A voices file may
+mix them. Whatever speaks, a sentence ends up at 16 kHz (or the rate asked for), with 60 ms of silence at both ends and at
+one loudness, and depends on the request alone.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from pydantic_core import ErrorDetails
 
 from slm.errors import TresseError
 from train.speech.espeak import Espeak, EspeakSpeaker, Phoneme
+from train.speech.flite import Flite, FliteSpeaker
 from train.speech.kokoro import Kokoro, KokoroSpeaker
 from train.speech.pico import Pico, PicoSpeaker
+from train.speech.piper import Piper, PiperSpeaker
 from train.speech.vits import Vits, VitsSpeaker
 from train.tools.workers import worker_pool
 
@@ -39,7 +41,7 @@ LOUDNESS = 0.07
 SILENCE = 2e-3
 """Samples below are silence, where a sentence is trimmed."""
 
-Speaker = EspeakSpeaker | VitsSpeaker | KokoroSpeaker | PicoSpeaker
+Speaker = EspeakSpeaker | VitsSpeaker | KokoroSpeaker | PicoSpeaker | PiperSpeaker | FliteSpeaker
 FAMILIES = tuple(kind.family for kind in get_args(Speaker))
 """Kinds of synthesiser: a family can be kept out of training as a whole."""
 
@@ -92,7 +94,9 @@ _AnySpeaker = Annotated[
     Annotated[EspeakSpeaker, Tag("espeak")]
     | Annotated[VitsSpeaker, Tag("vits")]
     | Annotated[KokoroSpeaker, Tag("kokoro")]
-    | Annotated[PicoSpeaker, Tag("pico")],
+    | Annotated[PicoSpeaker, Tag("pico")]
+    | Annotated[PiperSpeaker, Tag("piper")]
+    | Annotated[FliteSpeaker, Tag("flite")],
     Discriminator(_family),
 ]
 _Group = Annotated[dict[str, _AnySpeaker], BeforeValidator(_named)]
@@ -103,7 +107,7 @@ class Voices:
     """Who speaks the corpus (a voices file).
 
     languages: the espeak-ng voice of each language, which also reads texts for Kokoro. models: the folder that holds
-    kokoro/ and pico/ (in a file: relative to it); the environment variable TRESSE_MODELS goes before it.
+    kokoro/, pico/ and piper/ (in a file: relative to it); the environment variable TRESSE_MODELS goes before it.
     held_out_families: no training speaker may be of these.
     """
 
@@ -138,11 +142,19 @@ class Voices:
 
     def synthesiser(self, speaker: Speaker, sample_rate: int = SAMPLE_RATE) -> Synthesiser:
         """The back end that this speaker belongs to, giving speech at `sample_rate` Hz."""
-        if isinstance(speaker, KokoroSpeaker):
-            return Kokoro(self.model_folder("kokoro"), self.languages, sample_rate)
-        if isinstance(speaker, PicoSpeaker):
-            return Pico(self.model_folder("pico"), sample_rate)
-        return Vits(sample_rate) if isinstance(speaker, VitsSpeaker) else Espeak(self.languages, sample_rate)
+        match speaker:
+            case KokoroSpeaker():
+                return Kokoro(self.model_folder("kokoro"), self.languages, sample_rate)
+            case PicoSpeaker():
+                return Pico(self.model_folder("pico"), sample_rate)
+            case PiperSpeaker():
+                return Piper(self.model_folder("piper"), sample_rate)
+            case FliteSpeaker():
+                return Flite(sample_rate)
+            case VitsSpeaker():
+                return Vits(sample_rate)
+            case _:
+                return Espeak(self.languages, sample_rate)
 
     def model_folder(self, name: str) -> Path:
         """Where the files of a back end lie: in $TRESSE_MODELS, or else in `models`, or else in the working folder."""
@@ -211,7 +223,7 @@ _FORMS = {
     "languages": "give `language: espeak-ng voice` pairs",
     "vocoder": "give a list of voices",
     "training": "give `name: {variant, rate, pitch}` or `name: {kokoro: ...}` entries",
-    "speaker": "give {variant, rate, pitch}, {kokoro: ...}, {pico: ...} or {vits: ...}",
+    "speaker": f"give {{variant, rate, pitch}}, or one of the keys {', '.join(FAMILIES[1:])}",
 }
 
 
