@@ -7,8 +7,7 @@ text. The model is batched by processes, not within one: a sentence depends on i
 
 The folder holds `kokoro.onnx` (inputs tokens int64 [1, N], style [1, 256], speed [1], f0_scale [1]; outputs the waveform
 and durations [1, N] in frames of 600 samples), `vocab.json` (IPA character -> token) and `voices/NAME.bin` (float32
-[510, 1, 256], a row for each number of tokens). OpenVINO runs it where the package `openvino` is installed, in bfloat16
-where the processor multiplies it; ONNX Runtime elsewhere.
+[510, 1, 256], a row for each number of tokens). `train.speech.kokoro_network` runs it.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -28,6 +27,7 @@ from pydantic import ConfigDict, Field
 from slm.audio import resample
 from slm.errors import TresseError
 from train.speech.espeak import Phoneme
+from train.speech.kokoro_network import load_runner, runtime
 from train.speech.reading import read
 
 RATE = 24000
@@ -68,16 +68,6 @@ class KokoroSpeaker:
     family: ClassVar[str] = "kokoro"
     name: str
     kokoro: Annotated[dict[str, KokoroStyle], Field(min_length=1)]
-
-
-class Runner(Protocol):
-    """The network."""
-
-    def __call__(
-        self, tokens: np.ndarray, style: np.ndarray, speed: float, pitch: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """tokens int64 [N], style float32 [256], speed and pitch scale -> waveform [samples], durations [N] in frames."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +129,7 @@ class Kokoro:
                 )
         read("1", style.reading or self.languages[language])
         self.style_vector(style, 1, speaker.name)
-        _runtime(speaker.name)
+        runtime(speaker.name)
 
     def fingerprint(self, speaker: KokoroSpeaker) -> str:
         """All that its speech depends on beside text and language: model, styles, settings, and what runs the model."""
@@ -158,7 +148,7 @@ class Kokoro:
         ]
         digest = hashlib.sha256("".join(_digest(file, file.stat().st_mtime_ns) for file in files).encode())
         reader = f"espeak-ng {version('espeakng-loader')} {sorted(self.languages.items())}"
-        return f"{self.name} {digest.hexdigest()[:16]} {_runtime(speaker.name)} {reader} {speaker}"
+        return f"{self.name} {digest.hexdigest()[:16]} {runtime(speaker.name)} {reader} {speaker}"
 
     def _style(self, language: str, speaker: KokoroSpeaker) -> KokoroStyle:
         if language not in speaker.kokoro:
@@ -212,75 +202,3 @@ def _vocabulary(folder: Path) -> Mapping[str, int]:
 def _digest(path: Path, stamp: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@functools.cache
-def _runtime(speaker: str) -> str:
-    """What runs the model here: package, version and precision. Raises TresseError where nothing does."""
-    try:
-        return f"openvino {version('openvino')} {_precision()}"
-    except PackageNotFoundError:
-        pass
-    try:
-        return f"onnxruntime {version('onnxruntime')}"
-    except PackageNotFoundError:
-        raise TresseError(
-            f"voice {speaker}: Kokoro needs the package openvino or onnxruntime: pip install one"
-        ) from None
-
-
-def _precision() -> str:
-    import openvino
-
-    core: Any = openvino.Core()
-    return "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
-
-
-@functools.cache
-def load_runner(folder: Path, runtime: str | None = None) -> Runner:
-    """The network on one thread: several processes speak at a time.
-
-    runtime: `openvino bf16`, `openvino f32` or `onnxruntime`; by default the fastest that is installed.
-    """
-    kind, *_, precision = (runtime or _runtime("kokoro")).split()
-    path = str(folder / "kokoro.onnx")
-    if kind == "onnxruntime":
-        return _onnx_runner(path)
-    import openvino
-
-    core: Any = openvino.Core()
-    compiled = core.compile_model(
-        path,
-        "CPU",
-        {
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": 1,
-            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # lengths are ever new: kernels kept for them only fill the memory
-        },
-    )
-
-    def run(tokens: np.ndarray, style: np.ndarray, speed: float, pitch: float) -> tuple[np.ndarray, np.ndarray]:
-        outputs = compiled(_inputs(tokens, style, speed, pitch))
-        return np.array(outputs[0]).reshape(-1), np.array(outputs[1]).reshape(-1)
-
-    return run
-
-
-def _onnx_runner(path: str) -> Runner:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # lengths are ever new: the arena would only grow
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def run(tokens: np.ndarray, style: np.ndarray, speed: float, pitch: float) -> tuple[np.ndarray, np.ndarray]:
-        waveform, durations = session.run(None, _inputs(tokens, style, speed, pitch))
-        return waveform.reshape(-1), durations.reshape(-1)
-
-    return run
-
-
-def _inputs(tokens: np.ndarray, style: np.ndarray, speed: float, pitch: float) -> dict[str, np.ndarray]:
-    numbers = {"speed": np.array([speed], np.float32), "f0_scale": np.array([pitch], np.float32)}
-    return {"tokens": tokens[None], "style": style[None], **numbers}

@@ -8,11 +8,11 @@ one loudness, and depends on the request alone.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol, get_args
 
@@ -44,6 +44,10 @@ SILENCE = 2e-3
 Speaker = EspeakSpeaker | VitsSpeaker | KokoroSpeaker | PicoSpeaker | PiperSpeaker | FliteSpeaker
 FAMILIES = tuple(kind.family for kind in get_args(Speaker))
 """Kinds of synthesiser: a family can be kept out of training as a whole."""
+
+
+TIMED = (Espeak, Kokoro)
+"""Back ends that give the times of phonemes."""
 
 
 class Unspeakable(TresseError):
@@ -115,9 +119,9 @@ class Voices:
     reference: str
     vocoder: list[str]
     training: _Group
-    held_out: _Group = field(default_factory=dict)
+    held_out: _Group = dataclasses.field(default_factory=dict)
     models: Path | None = None
-    held_out_families: list[str] = field(default_factory=list)
+    held_out_families: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Voices:
@@ -173,6 +177,34 @@ class Voices:
         return [self.synthesiser(self.speaker(name)).fingerprint(self.speaker(name)) for name in names]
 
 
+@dataclasses.dataclass(frozen=True)
+class Spoken:
+    """A sentence as it was spoken. waveform: float32 [samples]; phonemes: with times from its start, None where the back end
+    gives none; offset: s of the synthesiser's own output before it (negative where silence was added). Up to the offset two
+    timbres of Kokoro with one prosody are synchronous."""
+
+    waveform: np.ndarray
+    phonemes: list[Phoneme] | None
+    offset: float
+
+
+def render(
+    text: str, language: str, speaker: Speaker, voices: Voices | None = None, sample_rate: int = SAMPLE_RATE
+) -> Spoken:
+    """Speak one sentence, with all that is known of it. Raises what `speak` raises."""
+    synthesiser = (voices or _default_voices()).synthesiser(speaker, sample_rate)
+    phonemes = None
+    if isinstance(synthesiser, TIMED):
+        timed: Any = synthesiser
+        waveform, phonemes = timed.speak_with_phonemes(text, language, speaker)
+    else:
+        waveform = synthesiser.speak(text, language, speaker)
+    waveform, offset = _finish(waveform, text, sample_rate)
+    if phonemes is not None:
+        phonemes = [Phoneme(phoneme.name, phoneme.start - offset) for phoneme in phonemes]
+    return Spoken(waveform, phonemes, offset)
+
+
 def speak(
     text: str, language: str, speaker: Speaker, voices: Voices | None = None, sample_rate: int = SAMPLE_RATE
 ) -> np.ndarray:
@@ -180,8 +212,7 @@ def speak(
 
     Raises TresseError for a language the speaker does not speak, and Unspeakable for text that says nothing.
     """
-    waveform = (voices or _default_voices()).synthesiser(speaker, sample_rate).speak(text, language, speaker)
-    return _finish(waveform, text, sample_rate)[0]
+    return render(text, language, speaker, voices, sample_rate).waveform
 
 
 def speak_with_phonemes(
@@ -192,12 +223,10 @@ def speak_with_phonemes(
     Phonemes are the back end's own: espeak-ng's mnemonics, or Kokoro's IPA characters (`train.speech.phones` reads both).
     Raises TresseError also for a speaker of a back end that has no times.
     """
-    synthesiser: Any = (voices or _default_voices()).synthesiser(speaker, sample_rate)
-    if not isinstance(synthesiser, Espeak | Kokoro):
+    if not isinstance((voices or _default_voices()).synthesiser(speaker), TIMED):
         raise TresseError(f"voice {speaker.name} has no phoneme times: choose a voice of espeak-ng or Kokoro")
-    waveform, phonemes = synthesiser.speak_with_phonemes(text, language, speaker)  # type: ignore[arg-type]
-    waveform, start = _finish(waveform, text, sample_rate)
-    return waveform, [Phoneme(phoneme.name, phoneme.start - start) for phoneme in phonemes]
+    spoken = render(text, language, speaker, voices, sample_rate)
+    return spoken.waveform, spoken.phonemes or []
 
 
 def _finish(waveform: np.ndarray, text: str, sample_rate: int = SAMPLE_RATE) -> tuple[np.ndarray, float]:
@@ -253,21 +282,21 @@ def _parse(data: Any, folder: Path) -> Voices:
                 f"training.{name} is of the family {speaker.family}, which is held out: move it to held_out"
             )
     models = None if voices.models is None else folder / voices.models.expanduser()
-    return replace(voices, models=models)
+    return dataclasses.replace(voices, models=models)
 
 
 def _message(errors: list[ErrorDetails]) -> str:
     """The first thing to mend of a wrong voices file: unknown keys first, with the nearest that there is."""
     error = next((error for error in errors if error["type"] == "unexpected_keyword_argument"), errors[0])
-    place = [str(part) for part in error["loc"]]
+    path = [str(part) for part in error["loc"]]
     kind: Any = Voices
-    if len(place) > 2 and place[0] in ("training", "held_out"):  # the family is pydantic's own step
-        kind = next(kind for kind in get_args(Speaker) if kind.family == place[2])
-        del place[2]
-    key = ".".join(place)
+    if len(path) > 2 and path[0] in ("training", "held_out"):  # the family is pydantic's own step
+        kind = next(kind for kind in get_args(Speaker) if kind.family == path[2])
+        del path[2]
+    key = ".".join(path)
     if error["type"] == "unexpected_keyword_argument":
         known = [*kind.__dataclass_fields__]
-        near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0) or known
+        near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0) or known
         return (
             f"unknown key {key}: did you mean {near[0]}?"
             if kind is Voices
@@ -275,8 +304,8 @@ def _message(errors: list[ErrorDetails]) -> str:
         )
     if error["type"] == "union_tag_not_found":
         return f"{key}: {_FORMS['speaker']}"
-    if len(place) == 1 and place[0] in _FORMS:
-        return f"{key}: {_FORMS[place[0]]}"
+    if len(path) == 1 and path[0] in _FORMS:
+        return f"{key}: {_FORMS[path[0]]}"
     message = error["msg"].removeprefix("Value error, ")
     return f"{key}: {message[0].lower()}{message[1:]}"
 
