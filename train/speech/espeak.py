@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from pydantic import ConfigDict, Field
@@ -24,12 +25,16 @@ BLOCK = 11025
 """Samples at 22,050 Hz that are exactly 8,000 at 16 kHz. Resampling whole blocks meets few distinct lengths: for every new
 one torch prepares its convolution anew, which costs ten times the convolution."""
 
+IPA = 2
+"""espeak-ng's phoneme mode of that name."""
+
 
 @dataclass(frozen=True)
 class EspeakSpeaker:
     """A voice that speaks every language. variant: espeak-ng's; rate: words a minute; pitch: 0-99."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+    family: ClassVar[str] = "espeak"
     name: str
     variant: str
     rate: Annotated[int, Field(ge=80, le=450)]
@@ -164,3 +169,18 @@ class _Library:
         data = text.encode("utf-8") + b"\0"
         self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, self.UTF8, None, None)
         return (np.concatenate(self.samples) if self.samples else np.zeros(0, np.int16)), self.rate, self.events
+
+
+def ipa(text: str, voice: str) -> str:
+    """A text as espeak-ng reads it, in IPA with stress marks. Raises TresseError for an unknown voice."""
+    with _Library() as library:
+        if library.library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise TresseError(f"espeak-ng has no voice {voice}: name a language by its short code (fr, en-us)")
+        translate = library.library.espeak_TextToPhonemes
+        translate.restype = ctypes.c_char_p
+        buffer = ctypes.create_string_buffer(text.encode("utf-8"))  # kept while espeak-ng reads it
+        rest = ctypes.cast(buffer, ctypes.c_void_p)
+        clauses = []
+        while rest.value:
+            clauses.append((translate(ctypes.byref(rest), 1, IPA) or b"").decode("utf-8", "replace"))
+    return re.sub(r"\([a-z-]+\)|\u200d", "", " ".join(clauses)).strip()  # without marks of a change of language

@@ -6,10 +6,14 @@ The phone set is espeak-ng's own mnemonics of the language, with stress marks ('
 spelling rules dropped (a final 2 or -: `t2` sounds as `t`, `@-` as `@`). Allophones that sound otherwise stay phones of
 their own (`t#`, the flap of American English). Pauses, and the silence at both ends, are one label, SILENCE. Marks that
 are no sound of their own (`;`, `(en)`) belong to the phone before them.
+
+Kokoro's phones are IPA characters with the marks of nasal vowels; stress is stripped, length marks and spaces belong to
+the phone before them, punctuation is SILENCE.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +22,7 @@ import numpy as np
 from train.speech.voices import Phoneme
 
 SILENCE = "_"
+NASAL = "\N{COMBINING TILDE}"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,23 @@ def phone_name(mnemonic: str) -> str | None:
     if not name or name == ";" or name.startswith("("):
         return None
     return name[:-1] if len(name) > 1 and name[-1] in "2-" else name
+
+
+def ipa_phones(marks: Sequence[Phoneme], seconds: float) -> list[Phone]:
+    """Phones of Kokoro's IPA characters; they cover 0..`seconds` without gaps, as those of `phones` do."""
+    merged: list[Phoneme] = []
+    stress: float | None = None
+    for mark in marks:
+        if mark.name in ("ˈ", "ˌ"):
+            stress = mark.start
+        elif mark.name == NASAL and merged:
+            merged[-1] = Phoneme(merged[-1].name + NASAL, merged[-1].start)
+        elif mark.name.isalpha() and unicodedata.category(mark.name) == "Ll":
+            merged.append(Phoneme(mark.name, mark.start if stress is None else stress))
+            stress = None
+        elif not mark.name or unicodedata.category(mark.name)[0] == "P":
+            merged.append(Phoneme(SILENCE, mark.start))
+    return phones(merged, seconds)
 
 
 def phones(phonemes: Sequence[Phoneme], seconds: float) -> list[Phone]:

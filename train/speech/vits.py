@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from slm.audio import resample
 from slm.errors import TresseError
@@ -34,6 +34,13 @@ class VitsVoice:
     speaker_id: Annotated[int, Field(ge=0)] | None = None
 
 
+def voices_of(entry: Any) -> Any:
+    """A `vits:` entry of a voices file, with a bare `language: model` written out."""
+    if not isinstance(entry, Mapping):
+        return entry
+    return {language: {"model": voice} if isinstance(voice, str) else voice for language, voice in entry.items()}
+
+
 @dataclass(frozen=True)
 class VitsSpeaker:
     """A voice that speaks the languages it has a checkpoint for.
@@ -42,8 +49,9 @@ class VitsSpeaker:
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+    family: ClassVar[str] = "vits"
     name: str
-    vits: Annotated[dict[str, VitsVoice], Field(min_length=1)]
+    vits: Annotated[dict[str, VitsVoice], Field(min_length=1), BeforeValidator(voices_of)]
     rate: Annotated[float, Field(ge=0.5, le=2.0)] = 1.0
     semitones: Annotated[float, Field(ge=-12, le=12)] = 0.0
 
@@ -186,10 +194,3 @@ def one_thread() -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def voices_of(entry: Any) -> Any:
-    """A `vits:` entry of a voices file, with a bare `language: model` written out."""
-    if not isinstance(entry, Mapping):
-        return entry
-    return {language: {"model": voice} if isinstance(voice, str) else voice for language, voice in entry.items()}
