@@ -20,7 +20,7 @@ from demo.app import share_cores, start
 from slm.audio import write_wav
 from slm.bundle import Bundle
 from tests.browser import chromium
-from tests.demo.test_page import LOUD, visits
+from tests.demo.pages import LOUD, visits
 from train.bench.latency import spoken_prompts
 
 GOAL = 250.0
