@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 import time
@@ -12,14 +13,15 @@ from train.tools.checkpoints import atomic_path
 
 
 class Progress:
-    """Prints `stage done/total  name value ...  rate  ETA`, at most every `every` s; one living line on a terminal."""
+    """Prints `stage done/total  name value ...  rate  ETA`, at most every `every` s; on a terminal a bar, by rich."""
 
     def __init__(self, stage: str, total: int, start: int = 0, unit: str = "steps", every: float = 10.0) -> None:
         self.stage, self.total, self.unit, self.every = stage, total, unit, every
         self._start, self._began, self._last = start, time.monotonic(), 0.0
-        self._terminal = sys.stderr.isatty()
-        if self._terminal:
+        self._bar = _bar() if sys.stderr.isatty() else None
+        if self._bar is not None:
             self.every = 0.5
+            self._task = self._bar.add_task(stage, total=total, completed=start, said="")
 
     def due(self) -> bool:
         """Whether a line is due: lets the caller read device values only then."""
@@ -32,13 +34,38 @@ class Progress:
         self._last = time.monotonic()
         elapsed = max(1e-9, self._last - self._began)
         rate = (done - self._start) / elapsed
-        eta = (self.total - done) / rate if rate > 0 else float("inf")
         shown = "  ".join(
             f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
         )
-        line = f"{self.stage}  {done}/{self.total}  {shown}  {rate:.3g} {self.unit}/s  ETA {clock(eta)}"
-        end = "\n" if not self._terminal or done >= self.total else ""
-        print(("\r\x1b[K" if self._terminal else "") + line, end=end, file=sys.stderr, flush=True)
+        said = f"{shown}  {rate:.3g} {self.unit}/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, said=said, refresh=True)
+            if done >= self.total:
+                self._bar.stop()
+            return
+        eta = (self.total - done) / rate if rate > 0 else float("inf")
+        line = f"{self.stage}  {done}/{self.total}  {said}  ETA {clock(eta)}"
+        print(line, file=sys.stderr, flush=True)
+
+
+def _bar() -> Any:
+    """A bar on standard error without a thread of its own; it lets go of the terminal when the process ends, however."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    said = TextColumn("{task.fields[said]}", markup=False)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        said,
+        TimeRemainingColumn(),
+    )
+    bar = Bar(*columns, console=Console(stderr=True), auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+    bar.start()
+    atexit.register(bar.stop)
+    return bar
 
 
 def clock(seconds: float) -> str:
