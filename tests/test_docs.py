@@ -126,6 +126,9 @@ RUNS = {
     "tresse eval alignment --out results/alignment/": Run("--count 4", "results/alignment/layers.png"),
     "tresse eval units --out results/units/": Run("--count 2", "results/units/units.md"),
     "tresse eval resynthesis --out results/resynthesis/": Run("--count 1", "results/resynthesis/resynthesis.md"),
+    "tresse eval voices recordings/ --judge small --out results/voices/": Run(
+        "--judge slm/bundles/braid/asr", "results/voices/voices.md"
+    ),
     "tresse eval continuation --out results/continuation/": Run(
         "--count 1 --max-seconds 1", "results/continuation/continuation.md"
     ),
@@ -162,7 +165,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("desk")
     bundle = Bundle.load()
     waveform, rate = read_audio(bundle.examples[0].path)
-    for name in ("story.wav", "folder/one.wav", "more.wav", "right.wav"):
+    for name in ("story.wav", "folder/one.wav", "recordings/anna.wav", "more.wav", "right.wav"):
         (folder / name).parent.mkdir(exist_ok=True)
         write_wav(folder / name, waveform, rate)
     write_wav(folder / "wrong.wav", waveform[::-1].copy(), rate)

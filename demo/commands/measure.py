@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from demo.commands.options import CORES, AsrOption, BundleOption, DeviceOption, WorkersOption, no_telemetry, pairs
+from demo.commands.options import (
+    CORES,
+    AsrOption,
+    BundleOption,
+    DeviceOption,
+    SpeakerOption,
+    WorkersOption,
+    no_telemetry,
+    pairs,
+)
 from slm.errors import TresseError
 
 if TYPE_CHECKING:
@@ -176,6 +185,39 @@ def resynthesis_command(
     if missing:
         print(f"without word errors: {missing}", file=sys.stderr)
     print(summary_table(evaluate_resynthesis(measured, recogniser, out=out, count=count)))
+
+
+def voices_command(
+    recordings: Annotated[
+        Path, typer.Argument(help="Folder of recordings, with NAME.txt or a list.jsonl.", show_default=False)
+    ],
+    out: OutOption,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="An independent recogniser: a faster-whisper model's folder or name.", show_default=False),
+    ] = None,
+    asr: AsrOption = None,
+    speaker: SpeakerOption = None,
+    bundle: BundleOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """What a bundle understands of anybody's recordings: units, in-domain share, words, by speaker and family."""
+    no_telemetry()
+    if not recordings.is_dir():
+        raise TresseError(f"{recordings} is not a folder: give a folder of recordings")
+    from slm.bundle import Bundle
+    from slm.transcribe import Transcriber
+    from train.evaluate.voices import edit_table, evaluate_voices, group_table, read_recordings
+
+    given, measured = read_recordings(recordings), Bundle.load(bundle, device)
+    recogniser, missing = _recogniser(measured, asr)
+    if missing:
+        print(f"without the bundle's own recogniser: {missing}", file=sys.stderr)
+    independent = Transcriber(judge, measured.languages) if judge else None
+    results = evaluate_voices(measured, given, out=out, recogniser=recogniser, judge=independent, speaker=speaker)
+    for problem in results["problems"]:
+        print(f"left out: {problem['recording']}: {problem['problem']}", file=sys.stderr)
+    print(edit_table(results), group_table(results["groups"]["family"]), sep="\n\n")
 
 
 def all_command(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
 
+from slm.continuation import Prompt, Sentence
 from slm.speaking import Chunk
 from slm.transcribe import Transcript
 from slm.units import UnitEncoder, UnitVocabulary
@@ -65,6 +66,10 @@ class Talking(Scorable, Protocol):
     @property
     def sample_rate(self) -> int:
         """Hz of the speech that it makes."""
+        ...
+
+    def prompt(self, waveform: np.ndarray, sample_rate: int, before: Iterable[Sentence] = ()) -> Prompt:
+        """float32 [samples] at `sample_rate` Hz, understood. before: the story so far."""
         ...
 
     def continue_speech(
