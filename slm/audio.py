@@ -1,8 +1,6 @@
 """Waveforms: read, check, resample, write. A waveform is float32 mono [samples] in -1..1.
 
-WAV, FLAC, MP3 and OGG are read by libsndfile; what it does not know (m4a, webm, opus in MP4 ...) by PyAV, which comes
-with faster-whisper and brings its own decoders, so that no ffmpeg program is needed. Lengths are checked before
-decoding: a file over the limit costs nothing.
+Files are decoded in `slm.decoding`.
 """
 
 from __future__ import annotations
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from slm.decoding import MAX_CHANNELS, SLACK, decode, mono
 from slm.errors import TresseError
 
 MIN_SECONDS = 0.3
@@ -34,28 +33,33 @@ def read_audio(path: str | os.PathLike[str], max_seconds: float | None = None) -
         raise TresseError(f"{path} is a folder: give an audio file")
     if not os.access(path, os.R_OK):
         raise TresseError(f"cannot read {path}: check its permissions")
-    if path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise TresseError(f"{path} is empty: record or export it again")
-    waveform, sample_rate = _read_with_soundfile(path, max_seconds) or _read_with_av(path, max_seconds)
-    return check_waveform(waveform, sample_rate, max_seconds, name=str(path)), sample_rate
+    samples, sample_rate = decode(path, max_seconds)
+    if max_seconds is not None and len(samples) <= (max_seconds + SLACK) * sample_rate:
+        samples = samples[: int(max_seconds * sample_rate)]  # what an encoder added is not the speaker's fault
+    return check_waveform(samples, sample_rate, max_seconds, name=str(path)), sample_rate
 
 
 def check_waveform(
     waveform: np.ndarray, sample_rate: int, max_seconds: float | None = None, name: str = "the prompt"
 ) -> np.ndarray:
-    """Return the waveform as float32 mono [samples]; [samples, channels] is averaged over channels, ints are scaled.
+    """The waveform as float32 mono [samples]. Integers are scaled to -1..1; of [samples, channels] or [channels, samples]
+    the mean is taken, or the loudest channel where the others would cancel it (`slm.decoding.mono`).
 
     Raises TresseError for NaN or infinite samples, silence, an odd rate, or a length outside 0.3 s..`max_seconds`.
     """
     waveform = np.asarray(waveform)
-    if not 1000 <= sample_rate <= 384000:
-        raise TresseError(f"{name} has a sample rate of {sample_rate} Hz: give 1,000 to 384,000 Hz")
+    if not 1000 <= sample_rate <= 384000 or sample_rate != int(sample_rate):
+        raise TresseError(f"{name} has a sample rate of {sample_rate} Hz: give a whole number, 1,000 to 384,000 Hz")
     if waveform.ndim > 2 or waveform.ndim == 0:
         raise TresseError(f"{name} has {waveform.ndim} dimensions: give [samples] or [samples, channels]")
     if np.issubdtype(waveform.dtype, np.integer):
-        waveform = waveform / float(np.iinfo(waveform.dtype).max)
+        limits = np.iinfo(waveform.dtype)
+        middle = 0.0 if limits.min else (limits.max + 1) / 2
+        waveform = (waveform - middle) / (limits.max - middle)
     if waveform.ndim == 2:
-        waveform = waveform.mean(axis=1)
+        waveform = mono(waveform.T if len(waveform) <= MAX_CHANNELS < waveform.shape[1] else waveform)
     seconds = len(waveform) / sample_rate
     if seconds < MIN_SECONDS:
         raise TresseError(f"{name} lasts {seconds:.2f} s: say at least a few words ({MIN_SECONDS} s or more)")
@@ -72,42 +76,6 @@ def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
         raise TresseError(f"{name} lasts {seconds:.0f} s: the limit is {max_seconds:.0f} s; cut it shorter")
 
 
-def _read_with_soundfile(path: Path, max_seconds: float | None) -> tuple[np.ndarray, int] | None:
-    import soundfile
-
-    try:
-        with soundfile.SoundFile(str(path)) as file:
-            _check_length(file.frames / file.samplerate, max_seconds, str(path))
-            return file.read(dtype="float32", always_2d=True), int(file.samplerate)
-    except (soundfile.LibsndfileError, RuntimeError):
-        return None
-
-
-def _read_with_av(path: Path, max_seconds: float | None) -> tuple[np.ndarray, int]:
-    import av
-    from av.audio.resampler import AudioResampler
-
-    try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.audio:
-                raise TresseError(f"{path} has no audio in it: give a recording of speech")
-            stream = container.streams.audio[0]
-            rate = int(stream.codec_context.sample_rate or 16000)
-            resampler = AudioResampler(format="flt", layout="mono", rate=rate)
-            parts, samples = [], 0
-            for frame in container.decode(stream):
-                frame.pts = None
-                for part in resampler.resample(frame):
-                    parts.append(part.to_ndarray().reshape(-1))
-                    samples += len(parts[-1])
-                # Containers need not tell their length (a browser's webm does not): stop as soon as it is too much.
-                _check_length(samples / rate, max_seconds, str(path))
-            parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
-    except (av.FFmpegError, ValueError) as error:
-        raise TresseError(f"{path} is not audio that can be read: give wav, flac, mp3, ogg, m4a or webm") from error
-    return (np.concatenate(parts) if parts else np.zeros(0, np.float32)), rate
-
-
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """float32 [samples] at `rate` Hz -> float32 [ceil(samples * new_rate / rate)] at `new_rate` Hz (windowed sinc)."""
     if rate == new_rate:
@@ -118,23 +86,27 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
         return _resampler(rate, new_rate)(torch.from_numpy(np.asarray(waveform, np.float32))).numpy()
 
 
+def _ratio(rate: int, new_rate: int) -> tuple[int, int]:
+    """The rates as smallest whole numbers; of odd rates nearly, since a kernel for each output phase would be huge."""
+    if max(rate, new_rate) // math.gcd(rate, new_rate) > 1000:
+        rate, new_rate = round(rate / 50), round(new_rate / 50)
+    divisor = math.gcd(rate, new_rate)
+    return rate // divisor, new_rate // divisor
+
+
 @functools.lru_cache(maxsize=16)
 def _resampler(rate: int, new_rate: int):  # type: ignore[no-untyped-def]
     import torchaudio
 
-    divisor = math.gcd(rate, new_rate)
-    if max(rate, new_rate) // divisor > 1000:  # an odd rate: a kernel per output phase would be huge
-        rate, new_rate = round(rate / 50), round(new_rate / 50)
-    return torchaudio.transforms.Resample(rate, new_rate)
+    return torchaudio.transforms.Resample(*_ratio(rate, new_rate))
 
 
 class ResampleStream:
     """`resample` for chunks of any size: the same samples, held back by `MARGIN` s."""
 
     def __init__(self, rate: int, new_rate: int) -> None:
-        divisor = math.gcd(rate, new_rate)
         self._rate, self._new_rate = rate, new_rate
-        self._step, self._new_step = rate // divisor, new_rate // divisor
+        self._step, self._new_step = _ratio(rate, new_rate)
         self._margin = math.ceil(MARGIN * rate / self._step)
         """In steps: the shortest pieces whose lengths are whole numbers of samples at both rates."""
         self._recent = np.zeros(0, np.float32)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from slm.errors import TresseError
-from slm.model import reading_model
+from slm.model import check_architecture, reading_model
 from slm.settings import TEMPERATURE, TOP_P, ReplySettings
 from slm.units.vocabulary import UnitVocabulary
 
@@ -217,6 +217,7 @@ def _convert(folder: Path, target: Path) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    check_architecture(folder, local_files_only=True)
     try:
         TransformersConverter(str(folder)).convert(str(target), quantization="int8", force=True)
     except Exception as error:  # the converter raises whatever transformers, safetensors or itself run into

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +26,26 @@ from slm.units.vocabulary import UnitVocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+ARCHITECTURES = frozenset(
+    [
+        "llama",
+        "qwen2",
+        "qwen3",
+        "opt",
+        "mistral",
+        "gpt2",
+        "gpt_neox",
+        "phi",
+        "phi3",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "smollm3",
+        "olmo",
+        "olmo2",
+    ]
+)
+"""Types of models that are loaded: causal language models whose code is part of transformers."""
 BUNDLES = Path(__file__).parent / "bundles"
 """Where the shipped bundles are."""
 FEW_ROWS = 16
@@ -58,8 +78,11 @@ class ModelConfig:
             return replace(self, warm_start=None)
         from transformers import AutoConfig
 
+        check_architecture(folder)
         with reading_model(folder):
-            text_model = AutoConfig.from_pretrained(str(folder), local_files_only=True).get_text_config()
+            text_model = AutoConfig.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            ).get_text_config()
         return replace(
             self,
             warm_start=None,
@@ -131,11 +154,11 @@ def warm_start(source: str | Path, vocabulary: UnitVocabulary) -> PreTrainedMode
     `vocabulary` has more begin as the mean of those there. Raises TresseError for another source, and where the
     vocabularies differ otherwise.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import GenerationConfig
 
     further = unit_model(source)
     try:
-        model = AutoModelForCausalLM.from_pretrained(str(further or source), dtype=torch.float32)
+        model = _pretrained(further or source)
     except (OSError, ValueError) as error:
         raise TresseError(
             f"cannot start from {source}: give a folder or hub id of a transformers causal language model, or a bundle"
@@ -261,13 +284,36 @@ def reading_model(folder: Path) -> Iterator[None]:
         raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, UnitVocabulary]:
-    """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary)."""
+def check_architecture(source: str | Path, **options: Any) -> None:
+    """Raise TresseError where a model's config.json asks for code of its own, or names an architecture that is not one of
+    ARCHITECTURES; OSError where there is none. What it asks for is never run."""
+    from transformers import PretrainedConfig
+
+    values, _ = PretrainedConfig.get_config_dict(str(source), **options)
+    if not values:
+        raise OSError("no config.json")
+    if values.get("auto_map"):
+        raise TresseError(f"the model in {source} wants to run code of its own (auto_map): it is not loaded")
+    if values.get("model_type") not in ARCHITECTURES:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise TresseError(f"the model in {source} is of the type {values.get('model_type')!r}: give one of {known}")
+
+
+def _pretrained(source: str | Path, **options: Any) -> PreTrainedModel:
+    """A causal language model of a folder or hub id in float32, from safetensors only. The one place that loads one."""
     from transformers import AutoModelForCausalLM
 
+    check_architecture(source, **options)
+    return AutoModelForCausalLM.from_pretrained(
+        str(source), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **options
+    )
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, UnitVocabulary]:
+    """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary)."""
     vocabulary = UnitVocabulary.load(Path(folder))
     with reading_model(folder):
-        model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32, local_files_only=True)
+        model = _pretrained(folder, local_files_only=True)
     if model.config.vocab_size != len(vocabulary):
         raise TresseError(
             f"the model in {folder} has {model.config.vocab_size} tokens and its tokenizer {len(vocabulary)}: "

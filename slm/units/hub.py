@@ -32,7 +32,7 @@ def locate(path: str, folder: Path | None = None) -> str:
 def load_pretrained(model_class: Any, source: str, **options: Any) -> Any:
     """A transformers model of a folder or hub id, from safetensors only. Raises TresseError where there is none."""
     try:
-        return model_class.from_pretrained(source, use_safetensors=True, **options)
+        return model_class.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
     except Exception as error:  # network, authorisation, damaged or foreign files, weights that are only pickled
         raise TresseError(
             f"cannot load {source} as a {model_class.__name__}: give a folder or hub id with its config.json and "
