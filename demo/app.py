@@ -9,13 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import: gradio reads it there
 
 import gradio as gr
+from starlette.middleware import Middleware
 
+from demo.guard import Guard
 from demo.programs import add_programs
 from demo.recordings import open_folder
 from demo.routes import MAX_UPLOAD, WEB, plots, routes
@@ -87,13 +90,14 @@ def build_page(service: Service) -> gr.Blocks:
     return page
 
 
-def launch_options(service: Service) -> dict[str, Any]:
-    """Arguments for `Blocks.launch`: the theme, the page's addresses, and nothing that leaves the machine."""
+def launch_options(service: Service, hosts: Sequence[str] = ()) -> dict[str, Any]:
+    """Arguments for `Blocks.launch`: the theme, the page's addresses, and nothing that leaves the machine. hosts: names that
+    the server answers to, beside this machine's own."""
     return {
         "theme": theme(),
         "css": STYLE,
         "head": HEAD,
-        "app_kwargs": {"routes": routes(service)},
+        "app_kwargs": {"routes": routes(service), "middleware": [Middleware(Guard, hosts=tuple(hosts))]},
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
         "run_history": False,
@@ -107,9 +111,15 @@ def launch_options(service: Service) -> dict[str, Any]:
 
 
 def start(
-    bundle: Bundle, host: str, port: int, recordings: Path | None = None, asr: str | Path | None = None
+    bundle: Bundle,
+    host: str,
+    port: int,
+    recordings: Path | None = None,
+    asr: str | Path | None = None,
+    hosts: Sequence[str] = (),
 ) -> tuple[gr.Blocks, str]:
-    """Serve the page in the background: the page (`close()` ends it) and its address. port 0: any free one.
+    """Serve the page in the background: the page (`close()` ends it) and its address. port 0: any free one. hosts: names
+    that it answers to (`demo.guard`).
 
     Raises TresseError where the port is taken, or as `open_service` does.
     """
@@ -117,7 +127,7 @@ def start(
     page = build_page(service)
     try:
         _, url, _ = page.launch(
-            server_name=host, server_port=port or None, prevent_thread_lock=True, **launch_options(service)
+            server_name=host, server_port=port or None, prevent_thread_lock=True, **launch_options(service, hosts)
         )
     except OSError as error:
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
@@ -131,11 +141,14 @@ def serve(
     recordings: Path | None = None,
     open_browser: bool = False,
     asr: str | Path | None = None,
+    hosts: Sequence[str] = (),
 ) -> None:
     """Serve the page until Ctrl+C; the model is warmed up meanwhile. Raises TresseError as `start` does."""
     share_cores()
-    page, url = start(bundle, host, port, recordings, asr)
+    page, url = start(bundle, host, port, recordings, asr, hosts)
     print(f"Tresse listens on {url}")
+    if not _is_local(host):
+        print("Everybody who reaches this machine can talk to it. It has no password: see SECURITY.md")
     if recordings is not None:
         print(f"Prompts and replies are kept in {recordings}")
     print("Press Ctrl+C to stop.", flush=True)
@@ -145,6 +158,10 @@ def serve(
 
         webbrowser.open(url)
     page.block_thread()
+
+
+def _is_local(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _warm_up(bundle: Bundle) -> None:

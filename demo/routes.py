@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -33,7 +32,6 @@ WEB = Path(__file__).with_name("web")
 MAX_UPLOAD = 50_000_000
 MAX_PIECE = 2_000_000
 """Bytes in one piece of the microphone's sound."""
-SESSION = re.compile(r"[0-9a-f]{32}")
 HEARTBEAT_SECONDS = 5.0
 """s after which something is sent to a silent page, so that proxies keep the line open."""
 
@@ -89,10 +87,7 @@ class Pages:
         self._benchmark = Benchmark(service.bundle)
 
     def _session(self, request: Request) -> Session:
-        name = request.query_params.get("session") or request.query_params.get("tab", "")
-        if not SESSION.fullmatch(name):
-            raise TresseError("the page has lost its session: reload it")
-        return self.service.session(name)
+        return self.service.session(_asked(request))
 
     async def health(self, request: Request) -> Response:
         """Whether it lives, its languages, and how many are here."""
@@ -110,7 +105,8 @@ class Pages:
 
     async def listen(self, request: Request) -> Response:
         """One long answer with all messages to a session."""
-        session = self._session(request)
+        address = request.client.host if request.client else ""
+        session = self.service.open_session(_asked(request), address)
         queue, send = outbox(asyncio.get_running_loop())
         await asyncio.to_thread(session.attach, send, request.query_params.get("page", ""))
 
@@ -249,6 +245,11 @@ class Pages:
     async def recording(self, request: Request) -> Response:
         """A file of a turn that was kept."""
         return FileResponse(recordings.file_of(self._folder(), **request.path_params))
+
+
+def _asked(request: Request) -> str:
+    """The name of the session that a request is for."""
+    return request.query_params.get("session") or request.query_params.get("tab", "")
 
 
 def plots(bundle: Bundle) -> dict[str, Path]:

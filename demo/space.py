@@ -5,6 +5,7 @@ On a Space with ZeroGPU the replies are made within `spaces.GPU`, where that pac
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -80,7 +81,7 @@ def main() -> None:
     bundle = on_gpu(Bundle.load())
     bundle.warm_up()
     service = open_service(bundle)
-    build_page(service).launch(**launch_options(service))
+    build_page(service).launch(**launch_options(service, hosts=[os.environ.get("SPACE_HOST", "localhost")]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ class Talker:
 
     def __init__(self, url: str, session: str | None = None) -> None:
         self.url = f"{url.rstrip('/')}/tresse/"
-        self.session, self.page = session or secrets.token_hex(16), secrets.token_hex(4)
+        self.session, self.page = session or "", secrets.token_hex(4)
         self.messages: list[dict[str, Any]] = []
         self.sound: dict[tuple[int, int], list[tuple[float, np.ndarray]]] = {}
         self._changed = threading.Condition()
@@ -50,6 +50,8 @@ class Talker:
 
     def _take(self, message: dict[str, Any], sound: bytes) -> None:
         with self._changed:
+            if message["type"] == "hello":
+                self.session = message["session"]
             message["at"] = time.monotonic() - self._began
             if message["type"] == "audio":
                 samples = np.frombuffer(sound, "<i2").astype(np.float32) / 32767

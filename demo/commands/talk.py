@@ -39,13 +39,17 @@ def demo_command(
         Path | None, typer.Option(help="Keep every turn in this folder. [default: nothing is kept]", show_default=False)
     ] = None,
     asr: AsrOption = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A name that the server answers to, beside this machine's own.", show_default=False),
+    ] = None,
 ) -> None:
     """Serve the page on which one talks with the model."""
     no_telemetry()
     from demo.app import serve
     from slm.bundle import Bundle
 
-    serve(Bundle.load(bundle, device), host, port, recordings=recordings, asr=asr)
+    serve(Bundle.load(bundle, device), host, port, recordings=recordings, asr=asr, hosts=allow_host or ())
 
 
 def continue_command(

@@ -10,7 +10,7 @@ export class Link {
     this.onMessage = onMessage;
     this.onProblem = onProblem;
     this.page = hex(8);
-    this.session = sessionStorage.getItem("tresse-session") ?? hex(16);
+    this.session = sessionStorage.getItem("tresse-session") ?? ""; // the server gives one in its hello
     this.pieces = []; // sound that waits for the request before it
     this.sending = null;
   }
@@ -26,11 +26,10 @@ export class Link {
       try {
         const response = await fetch(this.url("listen", { page: this.page }), { cache: "no-store" });
         if (response.ok) {
-          sessionStorage.setItem("tresse-session", this.session);
           tries = 0;
           await this.read(response.body.getReader());
         } else if (tries > 1) {
-          this.session = hex(16); // a duplicated tab: it gets a story of its own
+          this.session = ""; // a duplicated tab: it gets a story of its own
         }
       } catch {
         // the server is away: try again below
@@ -55,6 +54,10 @@ export class Link {
         if (bytes.length < 8 + text + sound) break;
         if (text) {
           const message = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + text)));
+          if (message.type === "hello") {
+            this.session = message.session;
+            sessionStorage.setItem("tresse-session", this.session);
+          }
           this.onMessage(message, bytes.slice(8 + text, 8 + text + sound));
         }
         bytes = bytes.slice(8 + text + sound);

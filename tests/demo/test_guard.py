@@ -1,0 +1,97 @@
+"""Who may ask: the page itself and programs; no page of another site, under whatever name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from demo.app import start
+from demo.guard import Guard
+from tests.fake_bundle import FakeBundle
+
+SESSION = "0" * 32
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    bundle = FakeBundle(tmp_path_factory.mktemp("bundle") / "bundle")
+    folder = tmp_path_factory.mktemp("kept")
+    page, address = start(bundle, "127.0.0.1", 0, folder, hosts=["stories.example"])  # type: ignore[arg-type]
+    yield address
+    page.close()
+
+
+REQUESTS = [
+    ("GET", "tresse/health"),
+    ("GET", f"tresse/story?session={SESSION}"),
+    ("GET", "tresse/recordings"),
+    ("POST", f"tresse/do/new?session={SESSION}"),
+    ("POST", f"tresse/upload?session={SESSION}&name=a.wav"),
+    ("GET", "config"),
+    ("POST", "gradio_api/upload"),
+    ("GET", ""),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), REQUESTS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:7860"},
+        {"Host": "localhost.evil.example"},
+        {"Host": ""},
+        {"Origin": "https://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://[broken"},
+    ],
+    ids=lambda headers: "-".join(f"{name}={value}" for name, value in headers.items()),
+)
+def test_another_site_is_refused_in_one_line(url: str, method: str, path: str, headers: dict[str, str]) -> None:
+    answer = httpx.request(method, url + path, headers=headers)
+    assert answer.status_code == 403
+    assert "\n" not in answer.json()["problem"]
+    assert answer.headers.get("access-control-allow-origin") in (None, "null") or "evil" not in answer.headers.get(
+        "access-control-allow-origin", ""
+    )
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "192.168.1.7:7860", "stories.example"])
+def test_the_page_and_programs_are_answered(url: str, host: str) -> None:
+    assert httpx.get(url + "tresse/health", headers={"Host": host}).json()["status"] == "ok"
+    same = {"Host": host, "Origin": f"http://{host}"}
+    answer = httpx.post(url + f"tresse/do/new?session={SESSION}", headers=same)
+    assert (answer.status_code, answer.json()["problem"]) == (400, "the page has lost its session: reload it")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "allowed"),
+    [
+        ("stories.example", "https://stories.example", True),
+        ("stories.example:7860", "https://stories.example", True),  # a proxy in front ends TLS
+        ("stories.example:7860", "http://stories.example", False),
+        ("stories.example", "https://other.example", False),
+        ("STORIES.example", "https://stories.EXAMPLE", True),
+    ],
+)
+def test_names_that_the_server_is_told(host: str, origin: str, allowed: bool) -> None:
+    guard = Guard(None, ["stories.example"])  # type: ignore[arg-type]
+    assert (guard.problem(host, origin) is None) == allowed
+
+
+def test_serving_to_others_says_what_that_means(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    import gradio
+
+    from demo.app import serve
+
+    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: page.close())
+    for host, open_to_all in (("0.0.0.0", True), ("127.0.0.1", False)):
+        serve(FakeBundle(tmp_path / host), host, 0)  # type: ignore[arg-type]
+        assert ("It has no password" in capsys.readouterr().out) == open_to_all
