@@ -42,6 +42,7 @@ PAGES = [
 ]
 LINKED = [
     *PAGES,
+    "SECURITY.md",
     "measured/README.md",
     "measured/ablation.md",
     "measured/results.md",
