@@ -207,7 +207,8 @@ def voices_command(
         raise TresseError(f"{recordings} is not a folder: give a folder of recordings")
     from slm.bundle import Bundle
     from slm.transcribe import Transcriber
-    from train.evaluate.voices import edit_table, evaluate_voices, group_table, read_recordings
+    from train.corpus.recordings import read_recordings
+    from train.evaluate.voices import edit_table, evaluate_voices, group_table
 
     given, measured = read_recordings(recordings), Bundle.load(bundle, device)
     recogniser, missing = _recogniser(measured, asr)

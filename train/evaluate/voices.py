@@ -25,29 +25,16 @@ import numpy as np
 from slm.audio import read_audio
 from slm.errors import TresseError
 from slm.units import Units
+from train.corpus.recordings import Recording
 from train.evaluate.scorable import Talking, Transcribing
 from train.evaluate.units import edit_rates
 from train.evaluate.word_error import word_errors
-from train.stories.grammar import read_lines
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
 from train.tools.statistics import bootstrap
 
-SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
-LISTING = "list.jsonl"
 PAIRS = 4000
 """Pairs of a kind that edit rates are taken of, at most."""
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recording, what is said in it (None: unknown), in which language, by whom, and the speaker's family."""
-
-    path: Path
-    text: str | None
-    language: str | None
-    speaker: str
-    family: str
 
 
 @dataclass(frozen=True)
@@ -61,19 +48,6 @@ class Understood:
     seconds: float
     waveform: np.ndarray
     sample_rate: int
-
-
-def read_recordings(folder: Path) -> list[Recording]:
-    """The recordings of a folder, in order. Raises TresseError where there are none, or a row is wrong."""
-    listing = folder / LISTING
-    if listing.exists():
-        recordings = [_listed(folder, number, row) for number, row in read_lines(listing)]
-    else:
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-        recordings = [Recording(path, _beside(path), None, path.stem, path.stem) for path in paths]
-    if not recordings:
-        raise TresseError(f"there are no recordings in {folder}: give audio files, or a {LISTING}")
-    return recordings
 
 
 def evaluate_voices(
@@ -148,19 +122,6 @@ def _rate(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> dict[str, Any]:
     step = -(-len(pairs) // PAIRS)
     mean, interval = bootstrap(edit_rates(pairs[::step]))
     return {"mean": mean, "ci95": interval, "pairs": len(pairs[::step])}
-
-
-def _listed(folder: Path, number: int, row: Mapping[str, Any]) -> Recording:
-    if not isinstance(row.get("audio"), str):
-        raise TresseError(f"{folder / LISTING}, line {number}: add 'audio', the path of the recording")
-    path = folder / row["audio"]
-    speaker = str(row.get("speaker") or path.stem)
-    return Recording(path, row.get("text"), row.get("language"), speaker, str(row.get("family") or speaker))
-
-
-def _beside(path: Path) -> str | None:
-    text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8-sig").strip() if text.exists() else None
 
 
 def _understand(bundle: Talking, recordings: Iterable[Recording]) -> tuple[list[Understood], list[dict[str, str]]]:

@@ -13,7 +13,8 @@ from slm.audio import write_wav
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.transcribe import Segment, Transcript
-from train.evaluate.voices import evaluate_voices, read_recordings
+from train.corpus.recordings import read_recordings
+from train.evaluate.voices import evaluate_voices
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 
 TEXTS = ["Anna lost her red ball near the river.", "The farmer looked for his dog."]
