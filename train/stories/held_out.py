@@ -16,7 +16,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 @dataclass(frozen=True)
 class StoriesSettings:
-    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. cycle: how many
+    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones, or `written`, the
+    project's written stories. cycle: how many
     stories in a row combine the same few facts and wordings (with corpus.stories_per_voice the same number, they share a
     voice and most of their speech); values: of each role in a cycle; wordings: of each sentence."""
 

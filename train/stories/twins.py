@@ -9,7 +9,7 @@ read in pairs, those above 0.5 tell the same plot, those below 0.45 share a sett
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from math import log
 
 import numpy as np
@@ -56,11 +56,17 @@ def near_twins(stories: Sequence[WrittenStory], threshold: float = TWINS) -> lis
     return sorted(rows, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
-def without_twins(stories: Sequence[WrittenStory], threshold: float = TWINS) -> list[WrittenStory]:
-    """The stories without the later one of every pair of twins whose earlier one stays."""
+def without_twins(
+    stories: Sequence[WrittenStory], threshold: float = TWINS, chosen: Set[str] = frozenset()
+) -> list[WrittenStory]:
+    """The stories without the later one of every pair of twins whose earlier one stays.
+
+    chosen: ids of stories that stay whatever they are like, and before any other.
+    """
+    stories = sorted(stories, key=lambda story: story.id not in chosen)
     dropped: set[int] = set()
     for first, second, _ in sorted(near_twins(stories, threshold), key=lambda pair: (pair[1], pair[0])):
-        if first not in dropped:
+        if first not in dropped and stories[second].id not in chosen:
             dropped.add(second)
     return [story for number, story in enumerate(stories) if number not in dropped]
 

@@ -1,6 +1,6 @@
 """Written stories: `written/*.jsonl`, originals in both languages with a right ending (the last sentence) and a wrong one.
 
-A file holds the stories of one writer; the letter of an id names it. `e f g k m p r t u` keep to a simple register (the
+A file holds the stories of one writer; the letter of an id names it. `e f g k m p r t u y` keep to a simple register (the
 1,200 commonest words, nouns named again), the others use the 2,500 commonest. written/BRIEF.md is how they are written,
 `python -m train.stories.written FILE` checks a file.
 """
