@@ -78,7 +78,7 @@ def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
 
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     """float32 [samples] at `rate` Hz -> float32 [ceil(samples * new_rate / rate)] at `new_rate` Hz (windowed sinc)."""
-    if rate == new_rate:
+    if rate == new_rate or not len(waveform):
         return waveform
     import torch
 

@@ -21,6 +21,7 @@ from train.corpus.work import CorpusPreparation
 from train.lm.schedule import SLMTraining
 from train.lm.schedule import Stage as Schedule
 from train.stories.held_out import RECIPES, StoriesSettings
+from train.units.distillation import DistilledUnits
 from train.units.training import UnitTraining
 from train.vocoder.settings import VocoderTraining
 
@@ -47,10 +48,11 @@ class Parts:
 
 @dataclass(frozen=True)
 class UnitSettings:
-    """The unit encoder and its training."""
+    """The unit encoder and its training: without text (`training`), or, where `distilled` is given, by a teacher."""
 
     encoder: ConvEncoderConfig = field(default_factory=ConvEncoderConfig)
     training: UnitTraining = field(default_factory=UnitTraining)
+    distilled: DistilledUnits | None = None
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,23 @@ from train.recipe import Recipe
 from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
+from train.stories.written_cloze import splits
 from train.tools.checkpoints import write_json
 from train.tools.launch import on_processes, under_launcher
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
-    """Generate the training and validation stories; of a file the first ones train, those that follow validate."""
+    """Generate the training and validation stories, or take those of a file (the first ones train, those that follow
+    validate), or the project's written stories."""
     settings = recipe.stories
-    own = None if settings.file is None else read_stories(Path(settings.file))
+    own = None if settings.file in (None, "written") else read_stories(Path(settings.file))
     for split in ("train", "validation"):
         count, cycles = getattr(settings, split), settings.cycles if split == "train" else None
-        stories = generate_stories(recipe.seed, count, split, cycles=cycles) if own is None else islice(own, count)
+        stories: Iterable[Story]
+        if settings.file == "written":
+            stories = (Story(story.id, story.sentences, {}) for story in splits()[split][:count])
+        else:
+            stories = generate_stories(recipe.seed, count, split, cycles=cycles) if own is None else islice(own, count)
         write_stories(out / "stories" / f"{split}.jsonl", (in_languages(story, recipe.languages) for story in stories))
 
 
@@ -76,6 +82,14 @@ def make_units(recipe: Recipe, out: Path, workers: int) -> None:
     from train.units.training import train_units
 
     if take(recipe, "units", out / "units"):
+        return
+    if recipe.units.distilled is not None:
+        from train.units.distillation import train_distilled
+
+        sentences = _distinct(out, "train", recipe.languages, recipe.units.distilled.texts)
+        made, phones = train_distilled(recipe.units.encoder, recipe.units.distilled, sentences, out / "units", workers)
+        made.save(out / "units")
+        write_json(out / "units" / "phones.json", phones)
         return
     voices, training = Voices.load(), recipe.units.training
     per_language = training.sentences_per_language

@@ -187,6 +187,11 @@ def resynthesis_command(
     print(summary_table(evaluate_resynthesis(measured, recogniser, out=out, count=count)))
 
 
+def _say_problems(problems: list[dict[str, str]]) -> None:
+    for problem in problems:
+        print(f"left out: {problem['recording']}: {problem['problem']}", file=sys.stderr)
+
+
 def voices_command(
     recordings: Annotated[
         Path, typer.Argument(help="Folder of recordings, with NAME.txt or a list.jsonl.", show_default=False)
@@ -198,6 +203,10 @@ def voices_command(
     ] = None,
     asr: AsrOption = None,
     speaker: SpeakerOption = None,
+    units: Annotated[
+        Path | None,
+        typer.Option(help="Only this unit encoder, without a bundle: its folder.", show_default=False),
+    ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -205,6 +214,15 @@ def voices_command(
     no_telemetry()
     if not recordings.is_dir():
         raise TresseError(f"{recordings} is not a folder: give a folder of recordings")
+    if units is not None:
+        from slm.units import load_encoder
+        from train.corpus.recordings import read_recordings
+        from train.evaluate.voice_units import evaluate_voice_units, tables
+
+        measured_units = evaluate_voice_units(load_encoder(units), read_recordings(recordings), out=out)
+        _say_problems(measured_units["problems"])
+        print(tables(measured_units))
+        return
     from slm.bundle import Bundle
     from slm.transcribe import Transcriber
     from train.corpus.recordings import read_recordings
@@ -216,8 +234,7 @@ def voices_command(
         print(f"without the bundle's own recogniser: {missing}", file=sys.stderr)
     independent = Transcriber(judge, measured.languages) if judge else None
     results = evaluate_voices(measured, given, out=out, recogniser=recogniser, judge=independent, speaker=speaker)
-    for problem in results["problems"]:
-        print(f"left out: {problem['recording']}: {problem['problem']}", file=sys.stderr)
+    _say_problems(results["problems"])
     print(edit_table(results), group_table(results["groups"]["family"]), sep="\n\n")
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,22 @@ from train.tools.statistics import bootstrap
 
 PAIRS = 4000
 """Pairs of a kind that edit rates are taken of, at most."""
+
+
+class HasUnits(Protocol):
+    """A recording with its units and language."""
+
+    @property
+    def recording(self) -> Recording:
+        """The recording."""
+
+    @property
+    def units(self) -> Units:
+        """Its units."""
+
+    @property
+    def language(self) -> str:
+        """Its language."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +104,9 @@ def evaluate_voices(
     return results
 
 
-def edit_rates_by_family(understood: Sequence[Understood]) -> dict[str, dict[str, dict[str, Any]]]:
+def edit_rates_by_family(understood: Sequence[HasUnits]) -> dict[str, dict[str, dict[str, Any]]]:
     """{language: {"FAMILY / FAMILY", "within families", "across families", "different texts": {mean, ci95, pairs}}}."""
-    said: dict[tuple[str, str], list[Understood]] = defaultdict(list)
+    said: dict[tuple[str, str], list[HasUnits]] = defaultdict(list)
     for part in understood:
         if part.recording.text is not None:
             said[part.language, " ".join(part.recording.text.lower().split())].append(part)

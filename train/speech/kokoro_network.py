@@ -74,8 +74,8 @@ def _openvino_runner(path: str, precision: str) -> Runner:
     core: Any = openvino.Core()
 
     def compiled(model: Any, precision: str) -> Any:
-        # Lengths are ever new: kernels kept for them would only fill the memory.
-        settings = {"INFERENCE_NUM_THREADS": 1, "CPU_RUNTIME_CACHE_CAPACITY": 0}
+        # Lengths are ever new: kernels kept for them would only fill the memory. Pinned, every process takes the same core.
+        settings = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False, "CPU_RUNTIME_CACHE_CAPACITY": 0}
         return core.compile_model(model, "CPU", settings | {"INFERENCE_PRECISION_HINT": precision})
 
     early, late, names = split(core.read_model(path))

@@ -32,6 +32,7 @@ from train.tools.hardware import bf16_pays
 from train.tools.kmeans import kmeans
 from train.tools.progress import Progress
 from train.tools.trainer import Schedule, Updates, train
+from train.units.crops import draw_crops
 
 
 @dataclass(frozen=True)
@@ -166,20 +167,9 @@ def draw_batch(data: AlignedSpeech, training: UnitTraining, step: int) -> tuple[
     """Augmented log-mels [B, 2T, mels], unit names [B, T] and a loss mask [B, T]: a pure function of (seed, step)."""
     rng = np.random.default_rng([training.seed, 2, step])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-    size, frames = training.batch_size, training.segment_frames
-    pick = rng.integers(len(data.starts), size=size)
-    length = data.lengths[pick]
-    rate = rng.uniform(0.85, 1.18, size)
-    first = np.floor(rng.uniform(0, 1, size) * np.maximum(1, length - frames * rate)) * (rng.random(size) > 0.2)
-    # 20 ms positions of every target frame; what lies behind the utterance's end is its last (silent) frame
-    position = np.minimum(first[:, None] + np.arange(frames) * rate[:, None], length[:, None] - 1)
-    names = data.names[torch.from_numpy(data.starts[pick][:, None] + position.astype(np.int64))]
-    half = np.minimum(2 * first[:, None] + np.arange(2 * frames) * rate[:, None], 2 * length[:, None] - 1)
-    mels = data.mels[torch.from_numpy(2 * data.starts[pick][:, None] + half.astype(np.int64))]
-    mels = augment(mels, generator)
-    mask = torch.ones(size, frames)
-    mask[torch.from_numpy(first > 0), :10] = 0.0  # these frames lack the history that they would have had
-    return LogMel.log(mels), names, mask
+    pick = rng.integers(len(data.starts), size=training.batch_size)
+    crops = draw_crops(rng, data.starts[pick], data.lengths[pick], training.segment_frames)
+    return LogMel.log(augment(data.mels[crops.halves], generator)), data.names[crops.frames], crops.mask
 
 
 def augment(power_BTM: Tensor, generator: torch.Generator) -> Tensor:

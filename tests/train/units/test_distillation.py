@@ -1,0 +1,166 @@
+"""Units named by a teacher: who is asked to speak, what is kept of speech, and a student that learns its names."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slm.errors import TresseError
+from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from tests.train.units.speech_of_tones import RATE, TONES, plain_features, tones, write_clips
+from train.corpus.recordings import Recording
+from train.speech.augmentation import Augmentation
+from train.speech.kokoro import KokoroSpeaker
+from train.speech.voices import Voices
+from train.tools import trainer
+from train.units.distillation import (
+    VOICES,
+    DistilledUnits,
+    NamedSpeech,
+    clips_of,
+    distil,
+    draw_batch,
+    name_speech,
+    requests,
+    waveforms_of,
+)
+from train.units.teacher import PhoneTeacher, TeacherTraining, train_teacher
+
+__all__ = ["plain_features"]
+CONFIG = ConvEncoderConfig(codebook_size=4, width=32, dilations=(1, 2), look_ahead=(1, 1))
+TRAINING = DistilledUnits(
+    steps=60,
+    batch_size=8,
+    segment_frames=40,
+    learning_rate=1e-2,
+    checkpoint_every=20,
+    teacher=TeacherTraining(steps=40, batch_size=4, frames=40, learning_rate=4e-3, checkpoint_every=20),
+    conditions=Augmentation(noise=0.5, snr_db=(10.0, 30.0)),
+)
+SENTENCES = [("en", "The fox was very sad."), ("fr", "Le renard était très triste."), ("en", "It rained.")]
+
+
+@pytest.fixture
+def teacher(tmp_path: Path, plain_features: None) -> PhoneTeacher:
+    """One that has learnt the tones."""
+    clips = write_clips(tmp_path / "pool", 8)
+    return train_teacher(clips, tmp_path / "pool", tmp_path, TRAINING.teacher, tmp_path / "teacher")
+
+
+def named(teacher: PhoneTeacher, folder: Path) -> NamedSpeech:
+    """The tones of a pool, named."""
+    clips = write_clips(folder / "others", 6, seed=1)
+    return name_speech(clips_of(clips, folder / "others"), teacher, TRAINING, CONFIG, folder / "named")
+
+
+def test_requests_are_drawn_once_and_more_of_them_go_on_behind_the_first() -> None:
+    voices = Voices.load(VOICES / TRAINING.voices)
+    few = requests(SENTENCES, voices, replace(TRAINING, sentences=20))
+    many = requests(SENTENCES, voices, replace(TRAINING, sentences=60))
+    assert many[:20] == few
+    families = {speaker.family for _, _, speaker in many}
+    assert families == {"kokoro", "pico", "espeak"}
+    assert families.isdisjoint(voices.held_out_families)
+    allowed = {
+        voice for speaker in voices.training.values() if isinstance(speaker, KokoroSpeaker)
+        for style in speaker.kokoro.values() for voice in style.timbre
+    }  # fmt: skip
+    for _, language, speaker in many:
+        if isinstance(speaker, KokoroSpeaker):
+            style = speaker.kokoro[language]
+            assert set(style.timbre) <= allowed
+            assert sum(style.timbre.values()) == pytest.approx(1.0, abs=0.01)
+        voices.synthesiser(speaker).fingerprint  # every drawn speaker belongs to a back end  # noqa: B018
+
+
+def test_every_clip_is_kept_clean_and_changed_under_the_same_names(teacher: PhoneTeacher, tmp_path: Path) -> None:
+    speech = named(teacher, tmp_path)
+    assert len(speech.lengths) == 12
+    assert speech.mels.shape == (2 * speech.lengths.sum(), CONFIG.mels)
+    assert torch.allclose(speech.weights.float().sum(-1), torch.ones(len(speech.weights)), atol=2e-3)
+    for clean in range(0, 12, 2):
+        first, second = (
+            slice(int(speech.starts[n]), int(speech.starts[n] + speech.lengths[n])) for n in (clean, clean + 1)
+        )
+        assert torch.equal(speech.names[first], speech.names[second])
+    again = named(teacher, tmp_path)
+    assert torch.equal(again.mels, speech.mels)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 1000))
+def test_a_batch_is_a_function_of_seed_and_step(step: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([50, 3, 120])
+    speech = NamedSpeech(
+        torch.rand(2 * 173, 40, generator=generator).half(),
+        torch.randint(4, (173, 6), generator=generator).to(torch.uint8),
+        torch.full((173, 6), 1 / 6).half(),
+        lengths.cumsum(0) - lengths,
+        lengths,
+    )
+    first, second = draw_batch([speech], TRAINING, step), draw_batch([speech], TRAINING, step)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    mels, names, weights, mask = first
+    assert mels.shape == (8, 80, 40)
+    assert names.shape == weights.shape == (8, 40, 6)
+    assert set(mask.unique().tolist()) <= {0.0, 1.0}
+    assert not torch.equal(mels, draw_batch([speech], TRAINING, step + 1)[0])
+
+
+def test_a_student_learns_the_teachers_names(teacher: PhoneTeacher, tmp_path: Path) -> None:
+    speech = [named(teacher, tmp_path)]
+
+    torch.manual_seed(0)
+    network = UnitNetwork(CONFIG)
+    distil(network, speech, TRAINING, tmp_path / "student.pt")
+    encoder = ConvUnitEncoder(network.half().float())
+    names = ["c", "a", "_", "b"]
+    frames = encoder.encode(tones(names, 0.2, level=0.1), RATE).frames()
+    phones = ["_", *TONES]
+    assert [phones[int(frames[middle])] for middle in (5, 15, 25, 35)] == names
+
+
+def test_a_training_that_was_stopped_ends_the_same(
+    teacher: PhoneTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    speech = [named(teacher, tmp_path)]
+
+    def train(checkpoint: str) -> UnitNetwork:
+        torch.manual_seed(0)
+        network = UnitNetwork(CONFIG)
+        distil(network, speech, replace(TRAINING, steps=9, checkpoint_every=3), tmp_path / checkpoint)
+        return network
+
+    def stop(done: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    straight, original = train("straight.pt"), trainer.train
+    with monkeypatch.context() as patch:
+        patch.setattr("train.units.distillation.train", lambda *a, **k: original(a[0], a[1], [*a[2], (1, stop)], **k))
+        with pytest.raises(KeyboardInterrupt):
+            train("stopped.pt")
+    resumed = train("stopped.pt")
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_recordings_that_cannot_be_read_or_are_too_short_are_left_out(teacher: PhoneTeacher, tmp_path: Path) -> None:
+    import soundfile
+
+    soundfile.write(tmp_path / "good.wav", tones(["a", "b", "c", "a"], 0.3), RATE)
+    soundfile.write(tmp_path / "short.wav", tones(["a"], 0.1), RATE)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    given = [Recording(tmp_path / f"{name}.wav", None, None, name, name) for name in ("broken", "short", "good")]
+    speech = name_speech(waveforms_of(given), teacher, TRAINING, CONFIG, tmp_path / "recordings")
+    assert speech.lengths.tolist() == [1.2 * RATE / FRAME] * 2
+    with pytest.raises(TresseError, match="there is no speech to name"):
+        name_speech(waveforms_of(given[:2]), teacher, TRAINING, CONFIG, tmp_path / "nothing")
+    assert np.isfinite(speech.mels.float().numpy()).all()

@@ -1,0 +1,287 @@
+"""Units for any voice: a small causal network learns to name speech as its teacher does, as the sound arrives.
+
+    pool of natural voices (phones known) ──► teacher's head ──► posteriors of pool and recordings ──► causal network
+
+The names are phones (`train.units.teacher`), as the supervised tokens of CosyVoice and GLM-4-Voice are text's. Every clip is
+learnt twice: as it is, and through a room, noise, a telephone line or an equaliser, with the posteriors of the clean clip;
+vocal tract length, rate, gain and noise are varied anew in every batch. Speech is kept as mel energies and the likeliest
+names of each frame.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from slm.audio import read_audio
+from slm.errors import TresseError
+from slm.units.conv import FRAME, HOP, WINDOW, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
+from train.corpus.recordings import Recording, read_recordings
+from train.speech.augmentation import Augmentation
+from train.speech.espeak import EspeakSpeaker
+from train.speech.kokoro import KokoroSpeaker, KokoroStyle
+from train.speech.pico import PicoSpeaker
+from train.speech.pool import Clip, Request, speak_pool
+from train.speech.voices import Speaker, Voices
+from train.tools.checkpoints import atomic_path, load_checkpoint, save_checkpoint
+from train.tools.hardware import bf16_pays
+from train.tools.progress import Progress
+from train.tools.trainer import Schedule, Updates, train
+from train.units.crops import draw_crops
+from train.units.teacher import RATE, PhoneTeacher, TeacherTraining, blocks, check_whisper, levelled, train_teacher
+from train.units.training import augment
+
+VOICES = Path(__file__).parents[1]
+"""Where voices files lie."""
+LIKELIEST = 6
+"""Names of a frame that are kept."""
+LONGEST = 24.0
+SHORTEST = 0.5
+"""s of a clip that is learnt from."""
+
+
+@dataclass(frozen=True)
+class DistilledUnits:
+    """Units named by a teacher.
+
+    whisper: the teacher's Whisper, a folder of the models. voices: the voices file, beside recipes/, whose training
+    speakers, and mixtures of them, speak `sentences` sentences, drawn from `texts` a language. recordings: folders of
+    recordings of people, as `train.corpus.recordings` reads them. teacher: training of its head. steps, batch_size,
+    segment_frames, learning_rate: training of the causal network. conditions: how often clips pass through rooms, noise
+    and lines.
+    """
+
+    whisper: str = "whisper"
+    voices: str = "voices-natural.yaml"
+    texts: int = 4200
+    sentences: int = 4200
+    recordings: tuple[str, ...] = ()
+    teacher: TeacherTraining = field(default_factory=TeacherTraining)
+    steps: int = 12000
+    batch_size: int = 32
+    segment_frames: int = 150
+    learning_rate: float = 2e-3
+    conditions: Augmentation = field(
+        default_factory=lambda: Augmentation(
+            room=0.6, noise=0.5, telephone=0.15, equaliser=0.3, clipping=0.05, snr_db=(5.0, 35.0)
+        )
+    )
+    seed: int = 0
+    checkpoint_every: int = 500
+
+
+@dataclass(frozen=True)
+class NamedSpeech:
+    """Clips end to end. mels: energies float16 [2 F, mels] at 100 Hz; names: uint8 [F, LIKELIEST] at 50 Hz, the likeliest
+    first; weights: their probabilities float16 [F, LIKELIEST], which add up to 1; starts, lengths: of each clip, in frames
+    of 20 ms."""
+
+    mels: Tensor
+    names: Tensor
+    weights: Tensor
+    starts: Tensor
+    lengths: Tensor
+
+
+def train_distilled(
+    config: ConvEncoderConfig,
+    training: DistilledUnits,
+    sentences: Sequence[tuple[str, str]],
+    folder: Path,
+    workers: int = 2,
+) -> tuple[ConvUnitEncoder, list[str]]:
+    """Speak, name and learn; goes on where an earlier run stopped. sentences: (language, text).
+
+    The encoder and the phones that its units are; config's codebook size is replaced by their number. Raises TresseError
+    where a model or a folder of recordings is missing.
+    """
+    voices = Voices.load(VOICES / training.voices)
+    recordings = [read_recordings(Path(source).expanduser()) for source in training.recordings]
+    pool, whisper = folder / "pool", voices.model_folder(training.whisper)
+    check_whisper(whisper)
+    clips = speak_pool(requests(sentences, voices, training), voices, pool, workers)
+    teacher = train_teacher(clips, pool, whisper, training.teacher, folder / "teacher")
+    speech = [name_speech(clips_of(clips, pool), teacher, training, config, folder / "named" / "pool")]
+    for number, source in enumerate(recordings):
+        speech.append(name_speech(waveforms_of(source), teacher, training, config, folder / "named" / f"{number}"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network = UnitNetwork(replace(config, codebook_size=len(teacher.phones)))
+    distil(network, speech, training, folder / "student.pt")
+    return ConvUnitEncoder(network.half().float()), teacher.phones  # as it will be saved
+
+
+def requests(sentences: Sequence[tuple[str, str]], voices: Voices, training: DistilledUnits) -> list[Request]:
+    """`training.sentences` sentences, drawn, each by a speaker of its own: of four, three of Kokoro's timbres mixed in twos,
+    and one of Pico or espeak-ng with speed and pitch varied."""
+    rng = random.Random(training.seed)
+    kokoro = [speaker for speaker in voices.training.values() if isinstance(speaker, KokoroSpeaker)]
+    others = [speaker for speaker in voices.training.values() if isinstance(speaker, PicoSpeaker | EspeakSpeaker)]
+    asked: list[Request] = []
+    for number in range(training.sentences):
+        language, text = sentences[rng.randrange(len(sentences))]
+        if others and number % 4 == 3:
+            asked.append((text, language, varied(rng.choice(others), rng, number)))
+        elif kokoro:
+            able = [speaker for speaker in kokoro if language in speaker.kokoro]
+            asked.append((text, language, mixed(rng.choice(able), rng.choice(able), language, rng, number)))
+    return asked
+
+
+def mixed(first: KokoroSpeaker, second: KokoroSpeaker, language: str, rng: random.Random, number: int) -> KokoroSpeaker:
+    """A speaker of one language between two others, with speed and pitch varied."""
+    style_of_first, style_of_second = first.kokoro[language], second.kokoro[language]
+    share = round(rng.uniform(0.3, 1.0), 2)
+    timbre: dict[str, float] = {}
+    for style, weight in ((style_of_first, share), (style_of_second, 1.0 - share)):
+        for voice, part in style.timbre.items():
+            timbre[voice] = round(timbre.get(voice, 0.0) + weight * part, 4)
+    pitch = share * style_of_first.pitch + (1.0 - share) * style_of_second.pitch
+    style = KokoroStyle(
+        {voice: part for voice, part in timbre.items() if part > 0},
+        style_of_first.prosody or style_of_first.timbre,
+        round(min(2.0, style_of_first.speed * rng.uniform(0.85, 1.2)), 2),
+        round(pitch * rng.uniform(0.88, 1.14), 2),
+        style_of_first.reading,
+    )
+    return KokoroSpeaker(f"mixed-{number:06d}", {language: style})
+
+
+def varied(speaker: Speaker, rng: random.Random, number: int) -> Speaker:
+    """A speaker of Pico or espeak-ng with speed and pitch varied."""
+    if isinstance(speaker, PicoSpeaker):
+        speed, pitch = round(rng.uniform(0.85, 1.2), 2), round(rng.uniform(0.75, 1.4), 2)
+        return PicoSpeaker(f"varied-{number:06d}", speaker.pico, speed, pitch)
+    assert isinstance(speaker, EspeakSpeaker)
+    rate, pitch = round(speaker.rate * rng.uniform(0.85, 1.2)), min(99, max(0, speaker.pitch + rng.randint(-15, 15)))
+    return EspeakSpeaker(f"varied-{number:06d}", speaker.variant, rate, pitch)
+
+
+def clips_of(clips: Sequence[Clip], pool: Path) -> Iterator[np.ndarray]:
+    """The waveforms of a pool, as teacher and student hear them."""
+    for clip in clips:
+        yield levelled(clip.read(pool), clip.sample_rate)
+
+
+def waveforms_of(recordings: Sequence[Recording]) -> Iterator[np.ndarray]:
+    """The waveforms of recordings, as teacher and student hear them; what cannot be read is left out."""
+    for recording in recordings:
+        try:
+            waveform, rate = read_audio(recording.path)
+        except TresseError:
+            continue
+        yield levelled(waveform, rate)
+
+
+def name_speech(
+    waveforms: Iterator[np.ndarray],
+    teacher: PhoneTeacher,
+    training: DistilledUnits,
+    config: ConvEncoderConfig,
+    folder: Path,
+) -> NamedSpeech:
+    """Every clip twice, clean and as recorded under `training.conditions`, with the teacher's names of the clean one.
+
+    Kept in `folder`, 60 clips a file, so that nothing is named twice.
+    """
+    front = LogMel(config.mels, config.sample_rate)
+    fitting = (wave for wave in waveforms if SHORTEST * RATE <= len(wave) <= LONGEST * RATE)
+    parts: list[dict[str, Tensor]] = []
+    progress = Progress(f"named {folder.name}", 1 << 30, unit="clips")
+    for number, block in enumerate(blocks(fitting)):
+        path = folder / f"{number:05d}.safetensors"
+        if not path.exists():
+            with atomic_path(path) as temporary:
+                save_file(_named(block, number, teacher, training, front), str(temporary))
+        parts.append(load_file(str(path)))
+        progress.update(60 * (number + 1))
+    if not parts:
+        raise TresseError(f"there is no speech to name for {folder}: give recordings of {SHORTEST} to {LONGEST} s")
+    lengths = torch.cat([part["lengths"] for part in parts])
+    mels, names, weights = (torch.cat([part[key] for part in parts]) for key in ("mels", "names", "weights"))
+    return NamedSpeech(mels, names, weights, lengths.cumsum(0) - lengths, lengths)
+
+
+def _named(
+    block: list[np.ndarray], number: int, teacher: PhoneTeacher, training: DistilledUnits, front: LogMel
+) -> dict[str, Tensor]:
+    mels, names, weights, lengths = [], [], [], []
+    for clip, (wave, posterior) in enumerate(zip(block, teacher.posteriors(block), strict=True)):
+        frames = -(-len(wave) // FRAME)
+        likely = posterior[:frames].topk(min(LIKELIEST, posterior.shape[1]), dim=-1)
+        recording = training.conditions.recording(training.seed + 60 * number + clip)
+        for heard in (wave, recording.of(wave)):
+            padded = F.pad(torch.from_numpy(np.asarray(heard, np.float32)), (WINDOW - HOP, frames * FRAME - len(heard)))
+            mels.append(front.power(padded[None])[0].half())
+            names.append(likely.indices.to(torch.uint8))
+            weights.append((likely.values / likely.values.sum(-1, keepdim=True)).half())
+            lengths.append(frames)
+    joined = {"mels": torch.cat(mels), "names": torch.cat(names), "weights": torch.cat(weights)}
+    return {**joined, "lengths": torch.tensor(lengths)}
+
+
+def distil(network: UnitNetwork, speech: Sequence[NamedSpeech], training: DistilledUnits, checkpoint: Path) -> None:
+    """Train the network on the teacher's names, in place; goes on from the checkpoint."""
+    optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=0.01)
+    updates = Updates(network.parameters(), [optimiser], training.learning_rate, clip=1.0)
+    start = 0
+    if state := load_checkpoint(checkpoint):
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    progress = Progress("units", training.steps, start=start)
+    last: dict[str, Tensor] = {}
+
+    def step(number: int, factor: float) -> Tensor:
+        mels, names, weights, mask = draw_batch(speech, training, number)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
+            logits, _ = network(mels)
+        frames = logits.shape[1]
+        chosen = logits.float().log_softmax(-1).gather(-1, names[:, :frames])
+        loss = -((chosen * weights[:, :frames]).sum(-1) * mask[:, :frames]).sum() / mask[:, :frames].sum()
+        loss.backward()
+        agreed = (logits.argmax(-1) == names[:, :frames, 0]).float().mean()
+        last.update(loss=loss.detach(), agreement=agreed)
+        return last["loss"] + updates.apply(factor)
+
+    def log(done: int) -> None:
+        progress.update(done, **{name: value.item() for name, value in last.items()})
+
+    def save(done: int) -> None:
+        save_checkpoint(
+            checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
+        )
+
+    network.train()
+    train(step, Schedule(training.steps, 100, 0.02), [(1, log), (training.checkpoint_every, save)], start=start)
+
+
+def draw_batch(
+    speech: Sequence[NamedSpeech], training: DistilledUnits, step: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-mels [B, 2T, mels], names [B, T, LIKELIEST], their weights, and a loss mask [B, T]: a function of (seed, step).
+
+    Sources are drawn by the square root of their length, so that a small one is not drowned.
+    """
+    rng = np.random.default_rng([training.seed, 2, step])
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    shares = np.sqrt([float(source.lengths.sum()) for source in speech])
+    mels, names, weights, masks = [], [], [], []
+    counts = rng.multinomial(training.batch_size, shares / shares.sum())
+    for source, size in zip(speech, counts, strict=True):
+        pick = rng.integers(len(source.lengths), size=size)
+        crops = draw_crops(rng, source.starts.numpy()[pick], source.lengths.numpy()[pick], training.segment_frames)
+        mels.append(source.mels[crops.halves])
+        names.append(source.names[crops.frames])
+        weights.append(source.weights[crops.frames])
+        masks.append(crops.mask)
+    heard = augment(torch.cat(mels).float(), generator)
+    return LogMel.log(heard), torch.cat(names).long(), torch.cat(weights).float(), torch.cat(masks)
