@@ -28,7 +28,7 @@ def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettin
 
     Raises TresseError for anything the user can mend; then nothing is written.
     """
-    settings.check(bundle.languages, bundle.speakers)
+    settings.check(bundle.languages, bundle.speakers, tags=bundle.tags)
     waveform, sample_rate = read_audio(prompt, bundle.max_prompt_seconds)
     bundle.warm_up()
     began = time.perf_counter()
@@ -42,12 +42,12 @@ def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettin
     return {
         **_prompt_fields(chunks[0].prompt),
         "seconds": round(seconds, 3),
-        "language": "-".join(settings.languages),
+        "language": "-".join(settings.languages) if bundle.tags else None,
         "tokens": chunks[-1].tokens,
         "time_to_first_audio_ms": round(chunks[0].elapsed * 1000, 1),
         "total_ms": round(took * 1000, 1),
         "real_time_factor": round(took / seconds, 4),
-        "transcript": _transcript(bundle, audio, settings.languages[0]),
+        "transcript": _transcript(bundle, audio, settings.languages[0] if bundle.tags else None),
         "seed": settings.seed,
     }
 
@@ -56,12 +56,12 @@ def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
     """What the reports say of a prompt."""
     return {
         "prompt_seconds": round(prompt.seconds, 3),
-        "prompt_language": prompt.language,
+        "prompt_language": prompt.language or None,
         "prompt_in_domain": prompt.in_domain,
     }
 
 
-def _transcript(bundle: Bundle, audio: np.ndarray, language: str) -> str | None:
+def _transcript(bundle: Bundle, audio: np.ndarray, language: str | None) -> str | None:
     """What was said, where the bundle has a recogniser."""
     transcriber = _transcriber(bundle.path, tuple(bundle.languages))
     return transcriber.transcribe(audio, bundle.sample_rate, language).text if transcriber else None
@@ -89,11 +89,11 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
     return {
         **_prompt_fields(reply.chunks[0].prompt),
         "seconds": round(reply.seconds, 3),
-        "language": "-".join(reply.languages),
+        "language": "-".join(reply.languages) if bundle.tags else None,
         "tokens": reply.tokens,
         "time_to_first_audio_ms": round(1000 * reply.first_audio, 1),
         "real_time_factor": round(reply.real_time_factor, 4),
-        "transcript": _transcript(bundle, reply.waveform, reply.languages[0]),
+        "transcript": _transcript(bundle, reply.waveform, reply.languages[0] if bundle.tags else None),
         "seed": reply.seed,
     }
 
@@ -112,7 +112,7 @@ def record_folder(
         raise TresseError(f"{prompts} holds no audio files: give a folder of wav, flac, mp3, ogg, m4a or webm files")
     asked = {language: replace(settings, languages=(language,)) for language in languages}
     for reply in asked.values():
-        reply.check(bundle.languages, bundle.speakers)
+        reply.check(bundle.languages, bundle.speakers, tags=bundle.tags)
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / "manifest.jsonl"
     rows = _read_rows(manifest)
