@@ -172,6 +172,14 @@ class Voices:
             for language in languages:
                 self.synthesiser(speaker).check(language, speaker)
 
+    def can_speak(self, name: str, *languages: str) -> bool:
+        """Whether a voice speaks all these languages, here and now."""
+        try:
+            self.check([name], languages)
+        except TresseError:
+            return False
+        return True
+
     def fingerprint(self, names: Iterable[str]) -> list[str]:
         """What the speech of these voices depends on, for provenance and for telling two corpora apart."""
         return [self.synthesiser(self.speaker(name)).fingerprint(self.speaker(name)) for name in names]

@@ -50,6 +50,15 @@ class Story:
     sentences: dict[str, list[str]]
     facts: dict[str, str]
 
+    def told_in(self, language: str) -> list[str]:
+        """Its sentences in a language. Raises TresseError where it is not told in it."""
+        if language not in self.sentences:
+            known = ", ".join(self.sentences)
+            raise TresseError(
+                f"the story {self.id} is told in {known}, not in {language}: give stories in all the languages"
+            )
+        return self.sentences[language]
+
     def to_json(self) -> str:
         """One line of `stories.jsonl`."""
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -285,10 +294,10 @@ def distinct_sentences(
 ) -> list[tuple[str, str]]:
     """The first `count` distinct sentences of each language, (language, text), over all stories; none of `without`."""
     stories = list(stories)
-    seen = {(language, text) for story in without for language in languages for text in story.sentences[language]}
+    seen = {(language, text) for story in without for language in languages for text in story.told_in(language)}
     picked: list[tuple[str, str]] = []
     for language in languages:
-        turns = max((len(story.sentences[language]) for story in stories), default=0)
+        turns = max((len(story.told_in(language)) for story in stories), default=0)
         texts = dict.fromkeys(
             spoken[(index + turn) % len(spoken)]
             for turn in range(turns)
