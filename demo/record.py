@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from demo.prompts import MANIFEST, PARTS, continuation_file, digest, find_prompts, finished, read_rows
 from slm.audio import read_audio, write_wav
 from slm.bundle import Bundle
 from slm.errors import TresseError
@@ -19,8 +20,6 @@ from slm.settings import ReplySettings
 if TYPE_CHECKING:
     from slm.continuation import Prompt
     from slm.transcribe import Transcriber
-
-AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac"}
 
 
 def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettings) -> dict[str, Any]:
@@ -100,36 +99,42 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
 
 def record_folder(
     bundle: Bundle, prompts: Path, languages: list[str], out: Path, settings: ReplySettings
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """Continue every audio file of a folder in every one of the languages, which replace those of `settings`; returns
-    (continuations, prompts that failed, continuations of prompts that are out of domain).
+    (continuations, prompts that failed, continuations of prompts that are out of domain, other files of the folder).
 
-    out receives NAME.LANG.wav and manifest.jsonl, a line a continuation. A continuation that the manifest lists with
-    the same settings is not made again.
+    out receives NAME.LANG.wav, in folders as the prompts are, and manifest.jsonl, a line a continuation. A continuation
+    that the manifest lists with the same content of the prompt, the same bundle and settings is not made again. What an
+    earlier run left in the folder is no prompt.
     """
-    files = sorted(path for path in prompts.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
+    if out.resolve() == prompts.resolve():
+        raise TresseError(f"{out} holds the prompts: name another folder for the continuations (--out)")
+    files, others = find_prompts(prompts, out)
     if not files:
         raise TresseError(f"{prompts} holds no audio files: give a folder of wav, flac, mp3, ogg, m4a or webm files")
     asked = {language: replace(settings, languages=(language,)) for language in languages}
     for reply in asked.values():
         reply.check(bundle.languages, bundle.speakers, tags=bundle.tags)
     out.mkdir(parents=True, exist_ok=True)
-    manifest = out / "manifest.jsonl"
-    rows = _read_rows(manifest)
+    manifest = out / MANIFEST
+    rows = read_rows(manifest)
     listed = {name: value for name, value in asdict(settings).items() if name != "languages"}
+    model = digest(*(bundle.path / part for part in PARTS))
     done = failed = out_of_domain = 0
     for path in files:
-        name = str(path.relative_to(prompts))
+        name, content = path.relative_to(prompts), digest(path)
         for language, reply in asked.items():
-            wav = out / f"{name.replace('/', '__')}.{language}.wav"
-            key = {"prompt": name, "language": language, "settings": listed}
-            made = [row for row in rows if "file" in row and all(row.get(field) == key[field] for field in key)]
-            if wav.exists() and made:
+            file = continuation_file(name, language)
+            key = {"prompt": name.as_posix(), "content": content, "language": language, "settings": listed}
+            key["bundle"] = model
+            made = finished(rows, key, out / file, file.as_posix())
+            if made is not None:
                 done += 1
-                out_of_domain += not made[-1].get("prompt_in_domain", made[-1].get("prompt_familiar", True))
+                out_of_domain += not made["prompt_in_domain"]
                 continue
             try:
-                row = {**key, "file": wav.name, **continue_file(bundle, path, wav, reply)}
+                row = {**key, "file": file.as_posix(), **continue_file(bundle, path, out / file, reply)}
+                row["sound"] = digest(out / file)
                 done += 1
                 out_of_domain += not row["prompt_in_domain"]
             except TresseError as error:
@@ -138,15 +143,4 @@ def record_folder(
             rows.append(row)
             with manifest.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return done, failed, out_of_domain
-
-
-def _read_rows(manifest: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    if manifest.exists():
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:  # the line that an interrupted run was writing
-                continue
-    return rows
+    return done, failed, out_of_domain, len(others)

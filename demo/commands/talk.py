@@ -124,11 +124,12 @@ def record_command(
     from demo.record import record_folder
 
     settings = ReplySettings((), seed, temperature, top_p, max_seconds, speaker)
-    done, failed, out_of_domain = record_folder(_load(bundle, device), prompts, to, out, settings)
+    done, failed, out_of_domain, others = record_folder(_load(bundle, device), prompts, to, out, settings)
     print(
         f"{out}: {done} continuations"
         + (f", {out_of_domain} of prompts that are out of domain" if out_of_domain else "")
         + (f", {failed} prompts could not be used" if failed else "")
+        + (f", {others} other files left out" if others else "")
         + (" (see manifest.jsonl)" if failed or out_of_domain else "")
     )
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm.audio import SUFFIXES
 from slm.errors import TresseError
 from train.stories.grammar import read_lines
 
-SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
 LISTING = "list.jsonl"
 
 
