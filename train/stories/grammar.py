@@ -33,6 +33,7 @@ from train.stories.data import (
 )
 from train.stories.words import Entry
 from train.tools.checkpoints import atomic_path
+from train.tools.texts import plain
 
 HERE = Path(__file__).parent
 # Out of a hundred combinations: test has the first ten, validation the next five, training the rest.
@@ -319,7 +320,7 @@ def read_stories(path: Path) -> Iterator[Story]:
     """Read `stories.jsonl`; `facts` may be missing. Raises TresseError naming the line that is wrong."""
     for number, row in read_lines(path):
         try:
-            sentences = {str(la): [str(s) for s in row["sentences"][la]] for la in row["sentences"]}
+            sentences = {str(la): [plain(str(s)) for s in row["sentences"][la]] for la in row["sentences"]}
             if len({len(s) for s in sentences.values()}) != 1:
                 raise ValueError("unequal numbers of sentences")
             yield Story(str(row["id"]), sentences, dict(row.get("facts") or {}))
@@ -328,14 +329,26 @@ def read_stories(path: Path) -> Iterator[Story]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """The JSON objects of a JSONL file with their line numbers. Raises TresseError for a line that is none."""
+    """The JSON objects of a JSONL file with their line numbers; a byte order mark and blank lines are nothing.
+
+    Raises TresseError for a file that cannot be read, and for a line that is no object or not UTF-8.
+    """
     if not path.exists():
         raise TresseError(f"{path} does not exist: give a .jsonl file")
-    with path.open(encoding="utf-8") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise TresseError(f"cannot read {path} ({error.strerror}): give a .jsonl file") from error
+    with file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
-            except ValueError:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if not text.strip():
+                    continue
+                row = json.loads(text)
+            except UnicodeDecodeError:
+                raise TresseError(f"{path}, line {number}: not UTF-8: save the file in this encoding") from None
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise TresseError(f"{path}, line {number}: write one JSON object a line")
