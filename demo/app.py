@@ -72,6 +72,7 @@ def build_page(service: Service) -> gr.Blocks:
             apply_default_css=False,
             elem_id="tresse",
             languages=bundle.languages,
+            tags=bundle.tags,
             speakers=bundle.speakers,
             defaults={"max_seconds": MAX_SECONDS, "temperature": TEMPERATURE, "top_p": TOP_P},
             rate=bundle.sample_rate,

@@ -51,9 +51,12 @@ class Benchmark:
         except ImportError as error:
             raise TresseError("benchmark items need the extra train: pip install 'tresse[train]'") from error
         voices, bundle = Voices.load(), self.bundle
-        pairs = [(first, second) for first in bundle.languages for second in bundle.languages]
         made: list[dict[str, Any]] = []
         items = list(make_items(SEED, max(1, COUNT // 2), "test"))
+        told = [language for language in bundle.languages if language in items[0].context]
+        pairs = [(first, second) for first in told for second in told]
+        if not pairs:
+            raise TresseError(f"there are no benchmark items in the languages {', '.join(bundle.languages)}")
         for number, item in enumerate(items):
             begins_in, ends_in = pairs[number % len(pairs)]
             speaker = voices.speaker(voices.reference)
@@ -85,6 +88,6 @@ class Benchmark:
     def _score(self, context: list[tuple[str, np.ndarray]], language: str, ending: np.ndarray) -> float:
         """Mean log-likelihood a token, in nats, of an ending given its beginning: the headline rule."""
         vocabulary = self.bundle.vocabulary
-        start = len(vocabulary.sequence(context))
+        start = len(vocabulary.sequence(context)) + len(vocabulary.head(language))
         (logs,) = self.bundle.engine.score([vocabulary.sequence([*context, (language, ending)])])
-        return float(logs[start:].mean())  # logs[i] is of token i + 1: the tag itself is left out
+        return float(logs[start - 1 :].mean())  # logs[i] is of token i + 1: the tag itself is left out

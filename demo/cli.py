@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -49,18 +48,29 @@ app.add_typer(bench, name="bench")
 
 
 def _spread(arguments: list[str]) -> list[str]:
-    """`--to en fr` -> `--to en --to fr`."""
-    spread: list[str] = []
-    inside = False
-    for argument in arguments:
-        if argument.startswith("-"):
-            inside = argument == "--to"
-            spread.append(argument)
-        elif inside and spread[-1] != "--to" and not Path(argument).exists():
-            spread += ["--to", argument]
+    """`--to en fr` -> `--to en --to fr`, whatever files there are of these names. The folder of the prompts may stand
+    anywhere: where nothing else can be it, it is the last of what follows the last `--to`."""
+    options: list[str] = []
+    languages: list[str] = []
+    rest: list[str] = []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if argument == "--":
+            rest += waiting
+            break
+        if argument == "--to" or argument.startswith("--to="):
+            languages += [argument[5:]] if "=" in argument else []
+            while waiting and not waiting[0].startswith("-"):
+                languages.append(waiting.pop(0))
+        elif argument.startswith("-") and argument != "--help":
+            options += [argument, *(waiting[:1] if "=" not in argument else [])]
+            del waiting[: "=" not in argument]
         else:
-            spread.append(argument)
-    return spread
+            (options if argument == "--help" else rest).append(argument)
+    if not rest and len(languages) > 1:
+        rest.append(languages.pop())
+    return [*options, *(part for language in languages for part in ("--to", language)), "--", *rest]
 
 
 def main(arguments: list[str] | None = None) -> Any:
@@ -69,7 +79,7 @@ def main(arguments: list[str] | None = None) -> Any:
     # Threads that wait for work sleep instead of spinning: on a shared machine spinning costs more than half the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return app(_spread(given) if given[:1] == ["record"] else given)
+        return app(["record", *_spread(given[1:])] if given[:1] == ["record"] else given)
     except TresseError as error:
         print(f"tresse: {error}", file=sys.stderr)
     except SystemExit as stop:

@@ -62,11 +62,13 @@ class Settings:
         if settings.seed is not None and not 0 <= settings.seed <= MAX_SEED:
             raise TresseError(f"the seed must lie between 0 and {MAX_SEED}, not {settings.seed}")
         for reply in settings.replies(bundle.languages, bundle.languages[0]):
-            reply.check(bundle.languages, bundle.speakers)
+            reply.check(bundle.languages, bundle.speakers, tags=bundle.tags)
         return settings
 
     def replies(self, languages: list[str], spoken: str) -> list[ReplySettings]:
-        """The replies to make, in a bundle of these languages, to a prompt in the language `spoken`."""
+        """The replies to make, in a bundle of these languages, to a prompt in the language `spoken`; where that is not
+        known, it is taken for the first."""
+        spoken = spoken if spoken in languages else languages[0]
         if self.target == BOTH:
             return [self.reply((language,)) for language in languages]
         if self.target == BRAIDED:  # the first sentence is in another language than the prompt

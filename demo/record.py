@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from demo.prompts import MANIFEST, PARTS, continuation_file, digest, find_prompts, finished, read_rows
 from slm.audio import read_audio, write_wav
 from slm.bundle import Bundle
 from slm.errors import TresseError
@@ -20,15 +21,13 @@ if TYPE_CHECKING:
     from slm.continuation import Prompt
     from slm.transcribe import Transcriber
 
-AUDIO = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm", ".aac"}
-
 
 def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettings) -> dict[str, Any]:
     """Continue an audio file and write the continuation as WAV; returns the report (see the README, `--json`).
 
     Raises TresseError for anything the user can mend; then nothing is written.
     """
-    settings.check(bundle.languages, bundle.speakers)
+    settings.check(bundle.languages, bundle.speakers, tags=bundle.tags)
     waveform, sample_rate = read_audio(prompt, bundle.max_prompt_seconds)
     bundle.warm_up()
     began = time.perf_counter()
@@ -42,12 +41,12 @@ def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettin
     return {
         **_prompt_fields(chunks[0].prompt),
         "seconds": round(seconds, 3),
-        "language": "-".join(settings.languages),
+        "language": "-".join(settings.languages) if bundle.tags else None,
         "tokens": chunks[-1].tokens,
         "time_to_first_audio_ms": round(chunks[0].elapsed * 1000, 1),
         "total_ms": round(took * 1000, 1),
         "real_time_factor": round(took / seconds, 4),
-        "transcript": _transcript(bundle, audio, settings.languages[0]),
+        "transcript": _transcript(bundle, audio, settings.languages[0] if bundle.tags else None),
         "seed": settings.seed,
     }
 
@@ -56,12 +55,12 @@ def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
     """What the reports say of a prompt."""
     return {
         "prompt_seconds": round(prompt.seconds, 3),
-        "prompt_language": prompt.language,
+        "prompt_language": prompt.language or None,
         "prompt_in_domain": prompt.in_domain,
     }
 
 
-def _transcript(bundle: Bundle, audio: np.ndarray, language: str) -> str | None:
+def _transcript(bundle: Bundle, audio: np.ndarray, language: str | None) -> str | None:
     """What was said, where the bundle has a recogniser."""
     transcriber = _transcriber(bundle.path, tuple(bundle.languages))
     return transcriber.transcribe(audio, bundle.sample_rate, language).text if transcriber else None
@@ -89,47 +88,53 @@ def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = N
     return {
         **_prompt_fields(reply.chunks[0].prompt),
         "seconds": round(reply.seconds, 3),
-        "language": "-".join(reply.languages),
+        "language": "-".join(reply.languages) if bundle.tags else None,
         "tokens": reply.tokens,
         "time_to_first_audio_ms": round(1000 * reply.first_audio, 1),
         "real_time_factor": round(reply.real_time_factor, 4),
-        "transcript": _transcript(bundle, reply.waveform, reply.languages[0]),
+        "transcript": _transcript(bundle, reply.waveform, reply.languages[0] if bundle.tags else None),
         "seed": reply.seed,
     }
 
 
 def record_folder(
     bundle: Bundle, prompts: Path, languages: list[str], out: Path, settings: ReplySettings
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """Continue every audio file of a folder in every one of the languages, which replace those of `settings`; returns
-    (continuations, prompts that failed, continuations of prompts that are out of domain).
+    (continuations, prompts that failed, continuations of prompts that are out of domain, other files of the folder).
 
-    out receives NAME.LANG.wav and manifest.jsonl, a line a continuation. A continuation that the manifest lists with
-    the same settings is not made again.
+    out receives NAME.LANG.wav, in folders as the prompts are, and manifest.jsonl, a line a continuation. A continuation
+    that the manifest lists with the same content of the prompt, the same bundle and settings is not made again. What an
+    earlier run left in the folder is no prompt.
     """
-    files = sorted(path for path in prompts.rglob("*") if path.suffix.lower() in AUDIO and path.is_file())
+    if out.resolve() == prompts.resolve():
+        raise TresseError(f"{out} holds the prompts: name another folder for the continuations (--out)")
+    files, others = find_prompts(prompts, out)
     if not files:
         raise TresseError(f"{prompts} holds no audio files: give a folder of wav, flac, mp3, ogg, m4a or webm files")
     asked = {language: replace(settings, languages=(language,)) for language in languages}
     for reply in asked.values():
-        reply.check(bundle.languages, bundle.speakers)
+        reply.check(bundle.languages, bundle.speakers, tags=bundle.tags)
     out.mkdir(parents=True, exist_ok=True)
-    manifest = out / "manifest.jsonl"
-    rows = _read_rows(manifest)
+    manifest = out / MANIFEST
+    rows = read_rows(manifest)
     listed = {name: value for name, value in asdict(settings).items() if name != "languages"}
+    model = digest(*(bundle.path / part for part in PARTS))
     done = failed = out_of_domain = 0
     for path in files:
-        name = str(path.relative_to(prompts))
+        name, content = path.relative_to(prompts), digest(path)
         for language, reply in asked.items():
-            wav = out / f"{name.replace('/', '__')}.{language}.wav"
-            key = {"prompt": name, "language": language, "settings": listed}
-            made = [row for row in rows if "file" in row and all(row.get(field) == key[field] for field in key)]
-            if wav.exists() and made:
+            file = continuation_file(name, language)
+            key = {"prompt": name.as_posix(), "content": content, "language": language, "settings": listed}
+            key["bundle"] = model
+            made = finished(rows, key, out / file, file.as_posix())
+            if made is not None:
                 done += 1
-                out_of_domain += not made[-1].get("prompt_in_domain", made[-1].get("prompt_familiar", True))
+                out_of_domain += not made["prompt_in_domain"]
                 continue
             try:
-                row = {**key, "file": wav.name, **continue_file(bundle, path, wav, reply)}
+                row = {**key, "file": file.as_posix(), **continue_file(bundle, path, out / file, reply)}
+                row["sound"] = digest(out / file)
                 done += 1
                 out_of_domain += not row["prompt_in_domain"]
             except TresseError as error:
@@ -138,15 +143,4 @@ def record_folder(
             rows.append(row)
             with manifest.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return done, failed, out_of_domain
-
-
-def _read_rows(manifest: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    if manifest.exists():
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:  # the line that an interrupted run was writing
-                continue
-    return rows
+    return done, failed, out_of_domain, len(others)

@@ -308,9 +308,8 @@ class Session:
         bundle = self.service.bundle
         key, languages = messages.reply_key(number, part), settings.languages
         speaking = Speaking(bundle, turn.prompt, settings, stop, started)
-        transcript = self.service.transcripts.listen(
-            bundle.sample_rate, self._reporter(turn, number, part), languages[0] if len(languages) == 1 else None
-        )
+        known = languages[0] if bundle.tags and len(languages) == 1 else None
+        transcript = self.service.transcripts.listen(bundle.sample_rate, self._reporter(turn, number, part), known)
         self.tell("speaking", **key, languages=languages, seed=settings.seed)
         waiting: list[Chunk] = []
         sent = -MESSAGE_INTERVAL

@@ -19,6 +19,10 @@ MIN_SECONDS = 0.3
 """Shorter than any word: nothing could be heard in it."""
 MARGIN = 0.02
 """s on either side of a piece that resampling looks at."""
+SUFFIXES = frozenset({".wav", ".wave", ".w64", ".rf64", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"})
+SUFFIXES |= {".ogg", ".oga", ".opus", ".mp3", ".aac", ".m4a", ".m4b", ".mp4", ".mov", ".3gp", ".webm", ".mka", ".mkv"}
+SUFFIXES |= {".amr", ".wma"}
+"""What names of audio files end in. A file that is named is read whatever it is called; a folder is searched for these."""
 
 
 def read_audio(path: str | os.PathLike[str], max_seconds: float | None = None) -> tuple[np.ndarray, int]:

@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slm.continuation import Prompt, Sentence, continue_prompt, fitting, understand
+from slm.continuation import (
+    Prompt,
+    Sentence,
+    continue_prompt,
+    expected_tokens,
+    fitting,
+    kept_free,
+    most_tokens,
+    understand,
+)
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.model import BUNDLES, load_model
@@ -109,14 +118,24 @@ class Bundle:
     @cached_property
     def context(self) -> int:
         """Tokens the language model can look back on, prompt and continuation together."""
-        config = json.loads((self.path / "slm" / "config.json").read_text(encoding="utf-8"))
-        return int(config["max_position_embeddings"])
+        file = self.path / "slm" / "config.json"
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+            return int(config.get("max_position_embeddings") or config["n_positions"])  # the latter is GPT-2's name
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TresseError(f"{file} does not say how long the context is: restore the bundle's files") from error
+
+    @property
+    def tags(self) -> bool:
+        """Whether the language model was trained with language tags. Without them it chooses the language itself, and a
+        language that is asked for is only how the vocoder speaks."""
+        return self.vocabulary.tags
 
     @cached_property
     def silence(self) -> int:
-        """The unit that stands for silence."""
+        """The unit that stands for silence: the commonest frame of a second of it."""
         units = self.units.encode(np.zeros(self.units.sample_rate, np.float32), self.units.sample_rate)
-        return int(units.ids[units.run_lengths.argmax()])
+        return int(np.bincount(units.frames()).argmax())
 
     @cached_property
     def examples(self) -> list[Example]:
@@ -133,7 +152,7 @@ class Bundle:
             return
         speech_segments(np.zeros(RATE, np.float32), RATE)
         sentence = Units(np.array([self.silence]), np.array([10]), self.units.frame_rate)
-        understand([sentence], self.engine, self.vocabulary)
+        understand([sentence], self.engine, self.vocabulary, context=self.context)
         prompt = Prompt([sentence], self.languages[0], sentence.seconds)
         settings = ReplySettings((self.languages[0],), max_seconds=1.0)
         for _ in self._speak(prompt, settings, Sampling(max_tokens=8, min_tokens=8), time.perf_counter()):
@@ -162,7 +181,7 @@ class Bundle:
             settings = replace(to, **options)
         else:
             settings = ReplySettings((to,) if isinstance(to, str) else tuple(to), **options)
-        settings.check(self.languages, self.speakers)
+        settings.check(self.languages, self.speakers, tags=self.tags)
         yield from self.reply(self.prompt(waveform, sample_rate, before), settings, started)
 
     def prompt(self, waveform: np.ndarray, sample_rate: int, before: Iterable[Sentence] = ()) -> Prompt:
@@ -178,7 +197,7 @@ class Bundle:
             self.units,
             sample_rate,
             self.max_prompt_seconds,
-            lambda sentences, before: understand(sentences, self.engine, self.vocabulary, before),
+            lambda sentences, before: understand(sentences, self.engine, self.vocabulary, before, context=self.context),
         )
 
     def reply(self, prompt: Prompt, settings: ReplySettings, started: float | None = None) -> Iterator[Chunk]:
@@ -186,28 +205,33 @@ class Bundle:
 
         Raises TresseError for settings that the bundle does not allow.
         """
-        settings.check(self.languages, self.speakers)
-        sampling = Sampling.for_reply(settings, self._max_tokens(settings.max_seconds))
+        settings.check(self.languages, self.speakers, tags=self.tags)
+        sampling = Sampling.for_reply(settings, most_tokens(settings.max_seconds, self.units.frame_rate))
         yield from self._speak(prompt, settings, sampling, time.perf_counter() if started is None else started)
 
     def context_use(self, story: Sequence[Sentence], max_seconds: float) -> tuple[int, int, int]:
         """Tokens of a story that a further reply looks back on, how many it could, and how many of the oldest sentences
         are forgotten."""
-        limit = self.context - self._max_tokens(max_seconds)
-        kept = fitting(story, self.vocabulary, limit - 2)
+        most, expected = self._reply_tokens(story, max_seconds)
+        limit = self.context - kept_free(self.context, most, expected)
+        kept = fitting(story, self.vocabulary, limit - 1 - self.tags)
         return sum(len(tokens) for tokens in kept), limit, len(story) - len(kept)
 
     def _speak(self, prompt: Prompt, settings: ReplySettings, sampling: Sampling, started: float) -> Iterator[Chunk]:
         speaker = ReplySpeaker(
             self.sample_rate, self.units.frame_rate, self.silence, collapses(self.units), self._scheduler
         )
-        steps = continue_prompt(prompt, settings.languages, self.engine, self.vocabulary, sampling, self.context)
+        expected = self._reply_tokens(prompt.story, settings.max_seconds)[1]
+        steps = continue_prompt(
+            prompt, settings.languages, self.engine, self.vocabulary, sampling, self.context, expected
+        )
         voice = self.vocoder.stream(settings.speaker)
         return speaker.speak(steps, voice, prompt, settings.max_seconds, started)
 
-    def _max_tokens(self, max_seconds: float) -> int:
-        """Tokens that surely suffice for so many seconds, but leave half of the context to the prompt."""
-        return min(int(max_seconds * self.units.frame_rate) + 8, self.context // 2)
+    def _reply_tokens(self, story: Sequence[Sentence], max_seconds: float) -> tuple[int, int]:
+        """Tokens that a reply to this story needs, in so many s: at the very most, and at most as far as can be expected."""
+        rate = self.units.frame_rate
+        return most_tokens(max_seconds, rate), expected_tokens(story, self.vocabulary, max_seconds, rate, self.context)
 
 
 _CTRANSLATE2 = {"llama", "qwen2", "opt", "mistral", "gpt2", "phi", "gemma"}

@@ -1,20 +1,21 @@
 """Prompt -> continuation: what happens between somebody's last word and the model's first.
 
-Sentences of units -> tokens with language tags -> sampled tokens -> units. `slm.prompt_stream` makes the sentences of a
-recording, `slm.speaking` makes sound of the units.
+Sentences of units -> tokens, with language tags where the model has them -> sampled tokens -> units. `slm.prompt_stream`
+makes the sentences of a recording, `slm.speaking` makes sound of the units.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterator, Sequence
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
 from slm.engines import Engine, Sampling
-from slm.errors import TresseError
+from slm.settings import check_languages
 from slm.units import Units, UnitVocabulary
 
 
@@ -28,8 +29,9 @@ class Sentence:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What was said: sentences of units, all in one language, and the length of the recording in s; `before`: the story
-    so far, where this is not its beginning; `in_domain`: whether it is like what the model learnt, see `understand`."""
+    """What was said: sentences of units, all in one language (or UNKNOWN), and the length of the recording in s; `before`:
+    the story so far, where this is not its beginning; `in_domain`: whether it is like what the model learnt, see
+    `understand`."""
 
     sentences: list[Units]
     language: str
@@ -66,45 +68,99 @@ class Step:
 
 LOOK_BACK = 128
 """Tokens of the story so far that a further prompt is understood with."""
+UNKNOWN = ""
+"""The language of a prompt where the model has no language tags to tell it by."""
+SPARE = 1.5
+"""How many times as many tokens a second as its story a reply is expected to need, at most."""
 
 
 def understand(
-    sentences: Sequence[Units], engine: Engine, vocabulary: UnitVocabulary, before: Sequence[Sentence] = ()
+    sentences: Sequence[Units],
+    engine: Engine,
+    vocabulary: UnitVocabulary,
+    before: Sequence[Sentence] = (),
+    *,
+    context: int,
 ) -> tuple[str, bool]:
     """The language whose tag makes the sentences likeliest under the language model, and whether they are in domain in it:
     likelier, token for token, than tokens drawn uniformly, of which each has the likelihood 1 / `len(vocabulary)`.
 
-    before: the story so far, whose last sentences say what to expect. Out of domain are voices, noises and words far from
-    all that the model was trained on. It would go on from them in sounds that are no words, so `Prompt.story` leaves
-    them out.
+    before: the story so far, whose last sentences say what to expect. context: tokens that the model can look back on; of a
+    prompt that is longer its end is scored. Out of domain are voices, noises and words far from all that the model was
+    trained on. It would go on from them in sounds that are no words, so `Prompt.story` leaves them out. Without language
+    tags the language is UNKNOWN.
     """
-    lead = [token for tokens in fitting(before, vocabulary, LOOK_BACK) for token in tokens]
-    spoken = [vocabulary.sequence((language, units.ids) for units in sentences) for language in vocabulary.languages]
-    likelihoods = engine.score([[tokens[0], *lead, *tokens[1:]] for tokens in spoken])
-    scores = [logs[len(lead) + 1 :] for logs in likelihoods]  # of the sentences, without the first tag's own likelihood
+    languages = vocabulary.languages if vocabulary.tags else [UNKNOWN]
+    asked, scored = [], 0
+    for language in languages:
+        said = [Sentence(units, language) for units in sentences]
+        kept = fitting(said, vocabulary, context - 1)
+        own = _flat(kept)
+        room = min(LOOK_BACK, context - 1 - len(own)) if len(kept) == len(said) else 0
+        lead = _flat(fitting(before, vocabulary, room))
+        asked.append([vocabulary.bos_id, *lead, *own])
+        scored = len(own) - len(own[:1]) * vocabulary.tags  # without the first tag's own likelihood
+    scores = [logs[len(logs) - scored :] for logs in engine.score(asked)]
     best = int(np.argmax([logs.sum() for logs in scores]))
-    return vocabulary.languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
+    return languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
 
 
 def fitting(story: Sequence[Sentence], vocabulary: UnitVocabulary, room: int) -> list[list[int]]:
     """The story's last sentences as tokens `<language> units`, at most `room` of them together; the oldest give way first.
 
-    Of a single sentence that is longer than that, its beginning.
+    Of a last sentence that is longer than that, its tag and its end.
     """
+    newest_first = ([*vocabulary.head(part.language), *vocabulary.encode(part.units.ids)] for part in reversed(story))
+    return _latest(newest_first, room, int(vocabulary.tags))
+
+
+def _latest(newest_first: Iterable[list[int]], room: int, head: int) -> list[list[int]]:
+    """The last sentences of those given, in order, see `fitting`. head: tokens before the units of each."""
     kept: list[list[int]] = []
-    for sentence in reversed(story):
-        tokens = [vocabulary.tag_ids[sentence.language], *vocabulary.encode(sentence.units.ids)]
+    for tokens in newest_first:
         if len(tokens) > room:
-            return kept or [tokens[:room]]
+            if not kept and room > head:
+                kept = [[*tokens[:head], *tokens[len(tokens) - room + head :]]]
+            break
         room -= len(tokens)
         kept.insert(0, tokens)
     return kept
 
 
+def _flat(sentences: Iterable[list[int]]) -> list[int]:
+    return [token for sentence in sentences for token in sentence]
+
+
 def prompt_tokens(prompt: Prompt, to: str, vocabulary: UnitVocabulary, limit: int) -> list[int]:
     """`<bos> <language> sentence <language> sentence ... <to>`: at most `limit` tokens, see `fitting`."""
-    kept = fitting(prompt.story, vocabulary, limit - 2)
-    return [vocabulary.bos_id, *(token for sentence in kept for token in sentence), vocabulary.tag_ids[to]]
+    head = vocabulary.head(to)
+    return [vocabulary.bos_id, *_flat(fitting(prompt.story, vocabulary, limit - 1 - len(head))), *head]
+
+
+def expected_tokens(
+    story: Sequence[Sentence], vocabulary: UnitVocabulary, seconds: float, frame_rate: float, context: int
+) -> int:
+    """Tokens that a reply of so many s is expected to need at most: SPARE times as many a second as the latest `context`
+    tokens of its story, and never more than one a frame (and 8 that end it). frame_rate: of the units, Hz."""
+    tokens, spoken = 0, 0.0
+    for sentence in reversed(story):
+        tokens += int(vocabulary.tags) + len(vocabulary.encode(sentence.units.ids))
+        spoken += sentence.units.seconds
+        if tokens >= context:
+            break
+    most = most_tokens(seconds, frame_rate)
+    return min(most, math.ceil(SPARE * seconds * tokens / spoken)) if spoken else most
+
+
+def most_tokens(seconds: float, frame_rate: float) -> int:
+    """Tokens that surely suffice for so many s: one a frame of `frame_rate` Hz."""
+    return int(seconds * frame_rate) + 8
+
+
+def kept_free(context: int, max_tokens: int, expected: int) -> int:
+    """Tokens of the context that a story leaves to the reply: those it is expected to need, at least an eighth of the
+    context unless it may not be so long, at most half."""
+    return max(1, min(max_tokens, max(expected, context // 8), context // 2))
 
 
 def continue_prompt(
@@ -114,38 +170,49 @@ def continue_prompt(
     vocabulary: UnitVocabulary,
     sampling: Sampling,
     context: int,
+    expected: int | None = None,
 ) -> Iterator[Step]:
     """Sample the continuation of a prompt token by token, until the story ends.
 
     to: a language, in which every further sentence is; or several, which take turns sentence by sentence. The tags
-    of languages whose turn it is not are banned.
+    of languages whose turn it is not are banned. context: tokens of story and reply together that the model can look
+    back on. expected: tokens of the reply for which the story makes room; `sampling.max_tokens` by default. A reply that
+    needs more goes on while the oldest sentences give way. Raises TresseError for a language that the model does not
+    have, and for several where it has no language tags.
     """
     languages = [to] if isinstance(to, str) else list(to)
-    for language in languages:
-        if language not in vocabulary.tag_ids:
-            raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(vocabulary.languages)}")
-    tokens = prompt_tokens(prompt, languages[0], vocabulary, context - sampling.max_tokens)
-    start, number = len(tokens), 0
-    while (done := len(tokens) - start) < sampling.max_tokens:
+    check_languages(languages, vocabulary.languages, vocabulary.tags)
+    expected = sampling.max_tokens if expected is None else expected
+    story = fitting(prompt.story, vocabulary, context)
+    current, done, turns, number = vocabulary.head(languages[0]), 0, 0, 0
+    while done < sampling.max_tokens:
+        room = context - 1 - kept_free(context, sampling.max_tokens - done, expected - done)
+        own = _flat(_latest([current], room, int(vocabulary.tags)))
+        tokens = [vocabulary.bos_id, *_flat(_latest(reversed(story), room - len(own), int(vocabulary.tags))), *own]
         language = languages[number % len(languages)]
-        tag = vocabulary.tag_ids[languages[(number + 1) % len(languages)]]
+        tag = vocabulary.tag_ids[languages[(number + 1) % len(languages)]] if vocabulary.tags else None
         banned = (vocabulary.bos_id, *(index for index in vocabulary.tag_ids.values() if index != tag))
+        most = min(sampling.max_tokens - done, context - len(tokens))
         turn = replace(
             sampling,
-            seed=sampling.seed + number,
-            max_tokens=sampling.max_tokens - done,
-            min_tokens=max(0, min(sampling.min_tokens, sampling.max_tokens) - done),
+            seed=sampling.seed + turns,
+            max_tokens=most,
+            min_tokens=min(most, max(0, sampling.min_tokens - done)),
             banned=(*sampling.banned, *banned),
         )
+        turns, until = turns + 1, done + most
         with contextlib.closing(cast(Generator, engine.generate(tuple(tokens), turn))) as drawn:
             for token in drawn:
-                tokens.append(token)
+                done += 1
                 boundary = token == tag
                 if boundary:
                     number += 1
                     language = languages[number % len(languages)]
+                    story, current = [*story, current], []
+                current.append(token)
                 yield Step(token, np.asarray(vocabulary.token_units(token), dtype=np.int64), boundary, language)
                 if boundary and len(languages) > 1:
                     break  # the other language's turn: other tags are banned
             else:
-                return
+                if done < until:
+                    return

@@ -115,12 +115,10 @@ def draw_languages(
     return drawn
 
 
-def sentence_tokens(
-    tokens: np.ndarray | Sequence[int], language: str, vocabulary: UnitVocabulary, *, tags: bool = True
-) -> np.ndarray:
-    """One sentence as the model sees it: its language tag (unless `tags` is off), then its tokens: int32 [M]."""
-    head = [vocabulary.tag_ids[language]] if tags else []
-    return np.concatenate([np.asarray(head, dtype=np.int32), np.asarray(tokens, dtype=np.int32)])
+def sentence_tokens(tokens: np.ndarray | Sequence[int], language: str, vocabulary: UnitVocabulary) -> np.ndarray:
+    """One sentence as the model sees it: its language tag (where the model has tags), then its tokens: int32 [M]."""
+    head = np.asarray(vocabulary.head(language), dtype=np.int32)
+    return np.concatenate([head, np.asarray(tokens, dtype=np.int32)])
 
 
 def braid(
@@ -128,7 +126,6 @@ def braid(
     languages: Sequence[str],
     vocabulary: UnitVocabulary,
     *,
-    tags: bool = True,
     end: bool = False,
 ) -> np.ndarray:
     """`<bos>`, then sentence i in language `languages[i]`, then `<eos>` with `end`: int32 [M].
@@ -138,7 +135,7 @@ def braid(
     """
     parts = [np.asarray([vocabulary.bos_id], dtype=np.int32)]
     for position, language in enumerate(languages):
-        parts.append(sentence_tokens(sentences[language][position], language, vocabulary, tags=tags))
+        parts.append(sentence_tokens(sentences[language][position], language, vocabulary))
     if end:
         parts.append(np.asarray([vocabulary.eos_id], dtype=np.int32))
     return np.concatenate(parts)

@@ -29,13 +29,10 @@ class ReplySettings:
     max_seconds: float = MAX_SECONDS
     speaker: str | None = None
 
-    def check(self, languages: Sequence[str], speakers: Sequence[str]) -> None:
-        """Compare with the languages and speakers of a bundle. Raises TresseError that names what is allowed."""
-        if not self.languages:
-            raise TresseError(f"no language is asked for: choose one of {', '.join(languages)}")
-        for language in self.languages:
-            if language not in languages:
-                raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(languages)}")
+    def check(self, languages: Sequence[str], speakers: Sequence[str], *, tags: bool = True) -> None:
+        """Compare with the languages and speakers of a bundle. tags: whether its model has language tags. Raises
+        TresseError that names what is allowed."""
+        check_languages(self.languages, languages, tags)
         if not 0 <= self.temperature <= MAX_TEMPERATURE:
             raise TresseError(f"temperature must lie between 0 and {MAX_TEMPERATURE:g}, not {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -46,3 +43,14 @@ class ReplySettings:
             )
         if self.speaker is not None and self.speaker not in speakers:
             raise TresseError(f"unknown speaker {self.speaker!r}: choose one of {', '.join(speakers)}")
+
+
+def check_languages(asked: Sequence[str], known: Sequence[str], tags: bool) -> None:
+    """Raise TresseError where these languages cannot be asked for, of those known. Without tags: one, as its voice."""
+    if not asked:
+        raise TresseError(f"no language is asked for: choose one of {', '.join(known)}")
+    for language in asked:
+        if language not in known:
+            raise TresseError(f"unknown language {language!r}: this bundle speaks {', '.join(known)}")
+    if len(asked) > 1 and not tags:
+        raise TresseError("this model has no language tags, so languages cannot take turns: ask for one language")

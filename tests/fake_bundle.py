@@ -109,6 +109,7 @@ class FakeBundle:
     active: int = 0  # generations under way
     most_active: int = 0
     context: int = 1024
+    tags: bool = True
 
     def __post_init__(self) -> None:
         self.path = self.folder

@@ -165,14 +165,13 @@ class Recipe:
             raise TresseError(f"there is no recipe {name}: choose one of {known}, or give a .yaml file")
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            for key, text in (overrides or {}).items():
-                parent_values = values
-                *parents, last = key.split(".")
-                for parent in parents:
-                    parent_values = parent_values.setdefault(parent, {})
-                parent_values[last] = yaml.safe_load(text)
-        except (yaml.YAMLError, AttributeError, TypeError) as error:
+            changes = {key: yaml.safe_load(text) for key, text in (overrides or {}).items()}
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise TresseError(f"cannot read the recipe {path}: {str(error).splitlines()[0]}") from error
+        if not isinstance(values, dict):
+            raise TresseError(f"cannot read the recipe {path}: it must hold keys and values")
+        for key, value in changes.items():
+            _override(values, key, value)
         return parse(cls, values, str(path))
 
     def taken(self, stage: str) -> Path | None:
@@ -194,6 +193,30 @@ class Recipe:
         """The vocabulary of the model that is trained further, with the recipe's languages; None where there is none."""
         folder = self.taken("vocabulary")
         return None if folder is None else UnitVocabulary.load(folder).add_languages(self.languages)
+
+
+def _override(values: Any, key: str, value: Any) -> None:
+    """Change one value within nested mappings and lists; key: dotted, with numbers from 0 for what is in a list.
+
+    Raises TresseError for a key that leads nowhere.
+    """
+    *parents, last = key.split(".")
+    for depth, name in enumerate([*parents, last]):
+        where = ".".join(parents[:depth]) or "the recipe"
+        if isinstance(values, list):
+            if not (name.isdecimal() and int(name) < len(values)):
+                raise TresseError(f"--set {key}: {where} is a list of {len(values)}: name its parts from 0")
+            index: Any = int(name)
+        elif isinstance(values, dict):
+            index = name
+        else:
+            raise TresseError(f"--set {key}: {where} is a single value: set it whole")
+        if depth == len(parents):
+            values[index] = value
+        else:
+            if isinstance(values, dict) and values.get(index) is None:
+                values[index] = {}
+            values = values[index]
 
 
 def parse(kind: type, values: Any, where: str) -> Any:

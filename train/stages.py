@@ -25,12 +25,14 @@ import numpy as np
 from slm.errors import TresseError
 from slm.model import ModelConfig, unit_model
 from slm.units import UnitVocabulary, load_encoder
+from slm.units.vocabulary import check_names
 from train.ablation import run_ablation
 from train.corpus.preparation import prepare_corpus, read_units
 from train.lm.schedule import SLMTraining
 from train.recipe import Recipe
 from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices, speak
+from train.stories.data import LANGUAGES
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
 from train.stories.written_cloze import splits
 from train.tools.checkpoints import write_json
@@ -54,12 +56,7 @@ def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
 
 def in_languages(story: Story, languages: Iterable[str]) -> Story:
     """A story in these languages only. Raises TresseError where it is not told in one of them."""
-    missing = [language for language in languages if language not in story.sentences]
-    if missing:
-        raise TresseError(
-            f"the story {story.id} is not told in {missing[0]}: give stories.file, with all the languages"
-        )
-    return replace(story, sentences={language: story.sentences[language] for language in languages})
+    return replace(story, sentences={language: story.told_in(language) for language in languages})
 
 
 def take(recipe: Recipe, part: str, folder: Path) -> bool:
@@ -197,7 +194,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
-    write_examples(recipe, read_stories(out / "stories" / "train.jsonl"), made / "examples")
+    write_examples(recipe, out / "stories", made / "examples")
     corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
     measured = out / "units" / "metrics.json"
     before = _began_as(recipe)
@@ -239,36 +236,48 @@ def _began_as(recipe: Recipe) -> dict[str, Any]:
     return {"bundle": info.get("name"), **info.get("provenance", {})}
 
 
-def write_examples(recipe: Recipe, training: Iterable[Story], folder: Path) -> None:
-    """Beginnings of test stories, spoken by training and held-out voices in turn, as FLAC with a listing.
+def write_examples(recipe: Recipe, stories: Path, folder: Path) -> None:
+    """Beginnings of stories, spoken by training and held-out voices in turn, as FLAC with a listing.
 
-    No training story begins with the same two sentences, and every example is of another situation.
+    The stories are test stories, or those to validate on where the recipe has a file of its own. No training story (in
+    the folder `stories`) begins with the same two sentences, and every example is of another story, of another situation
+    where that is known. Where there are too few such stories or voices, there are fewer examples.
     """
     import soundfile
 
     voices = Voices.load()
     folder.mkdir(parents=True)
-    stories = list(generate_stories(recipe.seed, 2000, "test"))
-    trained = {tuple(story.sentences[language][:2]) for story in training for language in recipe.languages}
+    training = read_stories(stories / "train.jsonl")
+    trained = {tuple(story.told_in(language)[:2]) for story in training for language in recipe.languages}
+    own = recipe.stories.file is not None
+    among = list(read_stories(stories / "validation.jsonl") if own else generate_stories(recipe.seed, 2000, "test"))
     entries = []
-    speakers = [*voices.vocoder, *voices.held_out]
     taken: set[str] = set()
     for number in range(recipe.bundle.examples_per_language * len(recipe.languages)):
         language = recipe.languages[number % len(recipe.languages)]
-        story = next(
+        speakers = [name for name in (*voices.vocoder, *voices.held_out) if voices.can_speak(name, language)]
+        fresh = (
             story
-            for story in stories
-            if story.facts["situation"] not in taken and tuple(story.sentences[language][:2]) not in trained
+            for story in among
+            if _situation(story) not in taken and tuple(story.told_in(language)[:2]) not in trained
         )
-        taken.add(story.facts["situation"])
+        story = next(fresh, None)
+        if story is None or not speakers:
+            continue
+        taken.add(_situation(story))
         name = speakers[number % len(speakers)]
         pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
-        texts = story.sentences[language][:2]
+        texts = story.told_in(language)[:2]
         parts = [part for text in texts for part in (speak(text, language, voices.speaker(name), voices), pause)]
         file = f"{language}-{number // len(recipe.languages) + 1}.flac"
         soundfile.write(str(folder / file), np.concatenate(parts[:-1]), SAMPLE_RATE)
         entries.append({"file": file, "language": language, "speaker": name, "text": " ".join(texts)})
     write_json(folder / "examples.json", sorted(entries, key=lambda entry: entry["file"]))
+
+
+def _situation(story: Story) -> str:
+    """What two examples must not share."""
+    return story.facts.get("situation", story.id)
 
 
 def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
@@ -285,20 +294,22 @@ def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
 
 
 def measure(recipe: Recipe, out: Path, workers: int) -> None:
-    """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card."""
+    """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card. The benchmark is
+    in English and French: a bundle of other languages is measured in those that it shares, or not at all."""
     from slm.bundle import Bundle
     from train.evaluate.cloze.evaluation import evaluate_cloze
     from train.publish.card import write_card
     from train.publish.figures import cloze_figures
     from train.stories.cloze_items import make_items
 
-    bundle = Bundle.load(out / "bundle")
-    items = make_items(recipe.seed + 1, recipe.evaluation.items, "test")
-    results = evaluate_cloze(bundle, items, out=out / "evaluation" / "cloze")
-    path = out / "bundle" / "bundle.json"
-    info = json.loads(path.read_text(encoding="utf-8"))
-    info["metrics"]["cloze"] = cloze_figures(results)
-    write_json(path, info)
+    if set(recipe.languages) & set(LANGUAGES):
+        bundle = Bundle.load(out / "bundle")
+        items = make_items(recipe.seed + 1, recipe.evaluation.items, "test")
+        results = evaluate_cloze(bundle, items, out=out / "evaluation" / "cloze")
+        path = out / "bundle" / "bundle.json"
+        info = json.loads(path.read_text(encoding="utf-8"))
+        info["metrics"]["cloze"] = cloze_figures(results)
+        write_json(path, info)
     write_card(out / "bundle")
 
 
@@ -353,6 +364,26 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     return [*DATA, *BUNDLE, *([RECOGNISER] if hears else []), MEASURE]
 
 
+def check_languages(recipe: Recipe) -> None:
+    """Raise TresseError where the stories of a recipe are not told, or its voices cannot speak, in one of its languages."""
+    if not recipe.languages:
+        raise TresseError("the recipe has no languages: name one at least")
+    check_names(recipe.languages)
+    if recipe.stories.file is None:
+        missing = [language for language in recipe.languages if language not in LANGUAGES]
+        if missing:
+            raise TresseError(
+                f"there are no built-in stories in {missing[0]}: set stories.file to a stories.jsonl with all the languages"
+            )
+    voices = Voices.load()
+    made = [] if recipe.parts.vocoder is not None or recipe.ablation is not None else voices.vocoder
+    voices.check(dict.fromkeys((*(recipe.corpus.speakers or voices.training), *made)), recipe.languages)
+
+
 def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
-    """Make what a recipe makes in `out`, or only the stage `until` and what it needs. See `train.run.carry_out`."""
+    """Make what a recipe makes in `out`, or only the stage `until` and what it needs. See `train.run.carry_out`.
+
+    Raises TresseError, before anything is made, for languages that cannot be told or spoken.
+    """
+    check_languages(recipe)
     carry_out(stages_of(recipe), recipe, out, until, workers)

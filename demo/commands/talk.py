@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,10 +24,16 @@ from demo.commands.options import (
 from slm.errors import TresseError
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P, ReplySettings
 
+if TYPE_CHECKING:
+    from slm.bundle import Bundle
+
 OUT_OF_DOMAIN = (
     "this prompt is out of domain, so the continuation does not follow from it: "
     "take a voice and a story like those that the bundle was trained on"
 )
+
+
+UNTAGGED = "this model has no language tags: it chooses the language itself, and --to is only how the voice speaks"
 
 
 def demo_command(
@@ -79,11 +85,10 @@ def continue_command(
     if not prompt.exists():
         raise TresseError(f"no such file: {prompt}")
     from demo.record import continue_archive, continue_file
-    from slm.bundle import Bundle
 
     if prompt.suffix.lower() != ".zip" and to is None:
         raise TresseError("say in which language to go on: --to LANG")
-    loaded = Bundle.load(bundle, device)
+    loaded = _load(bundle, device)
     if to is None or prompt.suffix.lower() == ".zip":
         report = continue_archive(loaded, prompt, out, turn, part)
     else:
@@ -95,7 +100,7 @@ def continue_command(
         print(json.dumps(report))
     else:
         print(
-            f"{out}: {report['seconds']:.1f} s in {report['language']}; "
+            f"{out}: {report['seconds']:.1f} s{' in ' + report['language'] if report['language'] else ''}; "
             f"first audio after {report['time_to_first_audio_ms']:.0f} ms, real-time factor {report['real_time_factor']:.3f}"
         )
 
@@ -117,16 +122,26 @@ def record_command(
     if not prompts.is_dir():
         raise TresseError(f"{prompts} is not a folder: give a folder of audio files")
     from demo.record import record_folder
-    from slm.bundle import Bundle
 
     settings = ReplySettings((), seed, temperature, top_p, max_seconds, speaker)
-    done, failed, out_of_domain = record_folder(Bundle.load(bundle, device), prompts, to, out, settings)
+    done, failed, out_of_domain, others = record_folder(_load(bundle, device), prompts, to, out, settings)
     print(
         f"{out}: {done} continuations"
         + (f", {out_of_domain} of prompts that are out of domain" if out_of_domain else "")
         + (f", {failed} prompts could not be used" if failed else "")
+        + (f", {others} other files left out" if others else "")
         + (" (see manifest.jsonl)" if failed or out_of_domain else "")
     )
+
+
+def _load(source: str | None, device: str) -> Bundle:
+    """The bundle; says so where it cannot be asked for a language."""
+    from slm.bundle import Bundle
+
+    bundle = Bundle.load(source, device)
+    if not bundle.tags:
+        print(f"tresse: {UNTAGGED}", file=sys.stderr)
+    return bundle
 
 
 def _check_output(path: Path) -> None:

@@ -9,7 +9,9 @@ export class Controls {
   constructor(root, props, onInput) {
     Object.assign(this, { root, props, onInput });
     this.pills = root.querySelector(".pills");
-    const targets = ["same", ...props.languages, ...(props.languages.length > 1 ? ["both", "braided"] : [])];
+    const several = props.languages.length > 1 ? ["both", "braided"] : [];
+    const targets = props.tags ? ["same", ...props.languages, ...several] : props.languages;
+    if (!props.tags) root.querySelector(".targets legend").dataset.t = "target.untagged";
     for (const target of targets) {
       const label = document.createElement("label");
       const radio = Object.assign(document.createElement("input"), { type: "radio", name: "target", value: target });

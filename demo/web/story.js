@@ -139,7 +139,7 @@ export class Story {
     const element = part("article", k === "prompt" ? "said" : "reply");
     const head = part("div", "head");
     head.append(part("span", "who", k === "prompt" ? "you" : "model"));
-    for (const code of languages) {
+    for (const code of this.props.tags ? languages : []) {
       const badge = part("span", "badge");
       badge.textContent = languageName(code);
       badge.dataset.language = code;

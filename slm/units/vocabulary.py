@@ -4,7 +4,9 @@ Units are written as one character each (from U+4E00 on) and merged by byte-pair
 about four times shorter than unit sequences. One `tokenizer.json` holds units, merges, `<bos>`, `<eos>` and one tag per
 language, so that `AutoTokenizer.from_pretrained(bundle/slm)` is all another program needs. Price: one embedding table
 of `vocab_size` rows. BPE can be turned off (`vocab_size=None`): then a token is a unit. So can the run-length collapse, in
-the unit encoder (`collapse` in its config.json): then a unit is a frame. Both off give the paper's raw units.
+the unit encoder (`collapse` in its config.json): then a unit is a frame. Both off give the paper's raw units. Whether the
+model was trained with language tags is written beside the tokenizer (`tags` in tokenizer_config.json): who puts tokens
+together asks the vocabulary for the `head` of a sentence.
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ def to_text(ids: np.ndarray | Sequence[int]) -> str:
     return (np.asarray(ids, dtype=np.int64) + FIRST_CHARACTER).astype("<u2").tobytes().decode("utf-16-le")
 
 
-def _check_languages(languages: Sequence[str]) -> None:
-    """Raises TresseError for names that cannot be tags."""
+def check_names(languages: Sequence[str]) -> None:
+    """Raise TresseError for names of languages that cannot be tags."""
     for language in languages:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", language) or tag(language) in (BOS, EOS):
             raise TresseError(f"{language!r} cannot be a language's name: use a code such as en, pt-BR or fra")
@@ -46,11 +48,15 @@ def _check_languages(languages: Sequence[str]) -> None:
 class UnitVocabulary:
     """Encodes unit ids as tokens and back, losslessly.
 
-    `tag_ids` maps a language to the token that opens its sentences; `bos_id` opens and `eos_id` ends a story.
+    `tag_ids` maps a language to the token that opens its sentences; `bos_id` opens and `eos_id` ends a story. tags: whether
+    sentences are opened so; where not, the tags are tokens that the model was never trained on.
     """
 
-    def __init__(self, tokenizer: Tokenizer, languages: Sequence[str], codebook_size: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, languages: Sequence[str], codebook_size: int, *, tags: bool = True
+    ) -> None:
         self.tokenizer = tokenizer
+        self.tags = tags
         self.languages = list(languages)
         self.codebook_size = codebook_size
         ids = {name: tokenizer.token_to_id(name) for name in [BOS, EOS, *map(tag, languages)]}
@@ -90,7 +96,7 @@ class UnitVocabulary:
             raise TresseError(
                 f"a vocabulary of {vocab_size} cannot hold {codebook_size} units: make it larger, or turn BPE off (null)"
             )
-        _check_languages(languages)
+        check_names(languages)
         alphabet = [chr(FIRST_CHARACTER + unit) for unit in range(codebook_size)]
         if vocab_size is None:
             tokenizer = Tokenizer(models.BPE(vocab={letter: k for k, letter in enumerate(alphabet)}, merges=[]))
@@ -114,9 +120,21 @@ class UnitVocabulary:
         """
         tokenizer = Tokenizer.from_str(self.tokenizer.to_str())
         new = [language for language in dict.fromkeys(languages) if language not in self.tag_ids]
-        _check_languages(new)
+        check_names(new)
         tokenizer.add_special_tokens([AddedToken(tag(language), special=True) for language in new])
-        return UnitVocabulary(tokenizer, [*self.languages, *new], self.codebook_size)
+        return UnitVocabulary(tokenizer, [*self.languages, *new], self.codebook_size, tags=self.tags)
+
+    def with_tags(self, tags: bool) -> UnitVocabulary:
+        """The same tokens, for a model that is trained with language tags or without them."""
+        return UnitVocabulary(self.tokenizer, self.languages, self.codebook_size, tags=tags)
+
+    def head(self, language: str) -> list[int]:
+        """What stands before a sentence: the tag of its language, or nothing. Raises TresseError for an unknown one."""
+        if not self.tags:
+            return []
+        if language not in self.tag_ids:
+            raise TresseError(f"unknown language {language!r}: this model knows {', '.join(self.languages)}")
+        return [self.tag_ids[language]]
 
     def encode(self, ids: np.ndarray | Sequence[int]) -> list[int]:
         """Unit ids [N] -> token ids [M], M <= N. Raises ValueError for ids that are no units."""
@@ -141,10 +159,10 @@ class UnitVocabulary:
         return self._units_of[token]
 
     def sequence(self, sentences: Iterable[tuple[str, np.ndarray]], *, end: bool = False) -> list[int]:
-        """(language, unit ids) sentences -> `<bos> <en> ... <fr> ...` (and `<eos>` with `end`)."""
+        """(language, unit ids) sentences -> `<bos> <en> ... <fr> ...` (and `<eos>` with `end`); no tags without `tags`."""
         tokens = [self.bos_id]
         for language, ids in sentences:
-            tokens += [self.tag_ids[language], *self.encode(ids)]
+            tokens += [*self.head(language), *self.encode(ids)]
         return [*tokens, self.eos_id] if end else tokens
 
     def tokens_as_text(self, tokens: Iterable[int]) -> list[str]:
@@ -167,6 +185,7 @@ class UnitVocabulary:
             pad_token=EOS,
             languages=self.languages,
             codebook_size=self.codebook_size,
+            tags=self.tags,
         )
         fast.save_pretrained(str(folder))
 
@@ -178,7 +197,8 @@ class UnitVocabulary:
         try:
             settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            return cls(tokenizer, settings["languages"], settings["codebook_size"])
+            tags = bool(settings.get("tags", True))
+            return cls(tokenizer, settings["languages"], settings["codebook_size"], tags=tags)
         except TresseError:
             raise
         except Exception as error:  # tokenizers raises bare Exception on damaged files

@@ -66,7 +66,7 @@ def test_what_is_likelier_than_chance_is_in_domain(bundle: Bundle) -> None:
     for length in (3, 10, 40, 200):
         ids = rng.integers(0, bundle.units.codebook_size, length)
         noise = Units(ids, rng.integers(1, 8, length), bundle.units.frame_rate)
-        assert not understand([noise, noise], bundle.engine, bundle.vocabulary)[1]
+        assert not understand([noise, noise], bundle.engine, bundle.vocabulary, context=bundle.context)[1]
     panel = Voices.load()
     story = bundle.prompt(spoken_beginning("fr", "zoe"), 16000)
     text = "The quarterly report shows that revenue grew by seven percent."
@@ -98,7 +98,7 @@ def test_a_further_prompt_is_understood_with_the_story_so_far(bundle: Bundle) ->
         spoken = [speak(text, language, panel.speaker("boris"), panel) for text in story.sentences[language][:4]]
         before = [one for waveform in spoken[:3] for one in bundle.prompt(waveform, 16000).said]
         sentences = bundle.prompt(spoken[3], 16000).sentences
-        assert understand(sentences, engine, bundle.vocabulary, before) == (language, True)
+        assert understand(sentences, engine, bundle.vocabulary, before, context=bundle.context) == (language, True)
         alone = bundle.vocabulary.sequence([(language, one.ids) for one in sentences])
         place = bundle.languages.index(language)
         assert scored[-1][place][-len(alone) + 1 :] == alone[1:]

@@ -113,13 +113,13 @@ def test_the_old_name_of_a_mode_is_read() -> None:
 @settings(deadline=None)
 def test_a_braid_has_each_sentence_once_in_its_language(drawn: list[int], tags: bool, end: bool) -> None:
     languages = CODES[:3]
-    words = vocabulary(languages)
+    words = vocabulary(languages).with_tags(tags)
     # sentence i in language k is the unit i, k + 6 times over
     sentences = {
         language: [np.full(k + 6, i, np.int32) for i in range(len(drawn))] for k, language in enumerate(languages)
     }
     told = [languages[k] for k in drawn]
-    tokens = braid(sentences, told, words, tags=tags, end=end)
+    tokens = braid(sentences, told, words, end=end)
     expected = [words.bos_id]
     for i, k in enumerate(drawn):
         expected += [words.tag_ids[languages[k]]] * tags + [i] * (k + 6)

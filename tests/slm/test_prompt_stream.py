@@ -166,7 +166,7 @@ def test_the_model_gets_the_story_so_far_in_its_languages(bundle: Bundle) -> Non
     assert np.array_equal(bundle.vocabulary.decode(tokens), heard)
     used, limit, forgotten = bundle.context_use(second.story, 12.0)
     assert (used, forgotten) == (len(tokens) - 2, 0)
-    assert limit == bundle.context // 2
+    assert limit > 0.8 * bundle.context
     used, limit, forgotten = bundle.context_use(second.story * 20, 12.0)
     assert 0 < used <= limit
     assert forgotten > 0
@@ -185,4 +185,5 @@ def test_old_sentences_give_way_whole(bundle: Bundle, languages: list[str], limi
     assert [bundle.vocabulary.language_of_tag[t] for t in kept] == languages[len(languages) - len(kept) :]
     ends = np.concatenate([sentence.units.ids for sentence in story[len(story) - len(kept) :]])
     decoded = bundle.vocabulary.decode(tokens)
-    assert np.array_equal(decoded, ends if len(kept) > 1 else ends[: len(decoded)])
+    assert np.array_equal(decoded, ends[len(ends) - len(decoded) :])
+    assert len(kept) == 1 or len(decoded) == len(ends)

@@ -35,6 +35,7 @@ from train.speech.voices import SAMPLE_RATE, Voices
 from train.tools.checkpoints import load_checkpoint, save_checkpoint, write_json
 from train.tools.hardware import bf16_pays
 from train.tools.progress import Log, Progress
+from train.tools.texts import plain
 from train.tools.trainer import Schedule, Updates, train
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzàâäæçéèêëîïôöœùûüÿ'0123456789 "
@@ -327,4 +328,4 @@ def _lasting(training: ASRTraining) -> dict[str, Any]:
 
 def spoken_words(text: str) -> list[str]:
     """The words of a text as word error counts them: lower case, without punctuation; l'arbre is two."""
-    return re.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", plain(text).lower())

@@ -18,13 +18,11 @@ import numpy as np
 
 from slm.continuation import Prompt, continue_prompt, prompt_tokens
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
-from slm.errors import TresseError
 from slm.settings import ReplySettings
 from slm.units import Units
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
-    from train.speech.voices import Voices
 
 FIRST_AUDIO_GOAL, DECODE_GOAL, REAL_TIME_GOAL = 10.0, 5.0, 0.1
 """Times sooner, times faster, real-time factor at most."""
@@ -97,20 +95,12 @@ def spoken_prompts(bundle: Bundle, count: int) -> Iterator[tuple[np.ndarray, int
     voices = Voices.load()
     pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
     pairs = [(said, other) for said in bundle.languages for other in bundle.languages]
-    names = [name for name in (*voices.training, *voices.held_out) if _speaks(voices, name, bundle.languages)]
+    names = [name for name in (*voices.training, *voices.held_out) if voices.can_speak(name, *bundle.languages)]
     for number, story in enumerate(generate_stories(1, count, "test")):
         language, to = pairs[number % len(pairs)]
         name = names[number % len(names)]
-        first, second = (speak(text, language, voices.speaker(name), voices) for text in story.sentences[language][:2])
+        first, second = (speak(text, language, voices.speaker(name), voices) for text in story.told_in(language)[:2])
         yield np.concatenate([first, pause, second]), SAMPLE_RATE, to, number
-
-
-def _speaks(voices: Voices, name: str, languages: list[str]) -> bool:
-    try:
-        voices.check([name], languages)
-    except TresseError:
-        return False
-    return True
 
 
 def whole_reply(bundle: Bundle, waveform: np.ndarray, rate: int, to: str, seed: int) -> Timing:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slm.errors import TresseError
+from train.tools.texts import plain
 
 LONGEST_ROW = 1_000_000
 """Bytes of a line."""
@@ -144,7 +145,7 @@ def _check(story: Any, languages: list[str], longest: int) -> tuple[str, dict[st
 
 
 def _clean(text: str, where: str, longest: int) -> str:
-    text = " ".join(_unicode(text, where).split())
+    text = " ".join(plain(_unicode(text, where)).split())
     if not text:
         raise _Unusable(f"{where} is empty")
     if not any(letter.isalnum() for letter in text):

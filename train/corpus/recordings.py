@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from slm.audio import SUFFIXES
 from slm.errors import TresseError
 from train.stories.grammar import read_lines
+from train.tools.texts import plain
 
-SUFFIXES = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
 LISTING = "list.jsonl"
 
 
@@ -47,9 +48,16 @@ def _listed(folder: Path, number: int, row: Mapping[str, Any]) -> Recording:
         raise TresseError(f"{folder / LISTING}, line {number}: add 'audio', the path of the recording")
     path = folder / row["audio"]
     speaker = str(row.get("speaker") or path.stem)
-    return Recording(path, row.get("text"), row.get("language"), speaker, str(row.get("family") or speaker))
+    text = row.get("text")
+    text = plain(text) if isinstance(text, str) else text
+    return Recording(path, text, row.get("language"), speaker, str(row.get("family") or speaker))
 
 
 def _beside(path: Path) -> str | None:
     text = path.with_suffix(".txt")
-    return text.read_text(encoding="utf-8-sig").strip() if text.exists() else None
+    if not text.exists():
+        return None
+    try:
+        return plain(text.read_text(encoding="utf-8-sig")).strip()
+    except UnicodeDecodeError:
+        raise TresseError(f"{text} is not UTF-8: save it in this encoding") from None

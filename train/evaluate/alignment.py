@@ -1,7 +1,8 @@
 """Alignment: are aligned sentences of two languages near each other inside the model?
 
-Each sentence is spoken and fed alone, `<bos> <tag> tokens`; its state in a layer is the mean over its tokens (not over
-`<bos>` and tag). Layer 0 is the embedding. Per layer, over N sentences and their translations:
+Each sentence is spoken and fed alone, `<bos> <tag> tokens` (no tag where the model has none); its state in a layer is the
+mean over its tokens (not over `<bos>` and tag). Layer 0 is the embedding. Per layer, over N sentences and their
+translations:
 
 - mean cosine of aligned sentences, and of mismatched ones (all other N - 1), the control without which it means nothing:
   the states of one language model all point much the same way. Both also *centred*, each language's mean taken away;
@@ -42,12 +43,12 @@ def aligned_sentences(stories: Iterable[Story], languages: Sequence[str], count:
     stories = list(stories)
     picked: list[dict[str, str]] = []
     seen: set[tuple[str, str]] = set()
-    for turn in range(max((len(story.sentences[languages[0]]) for story in stories), default=0)):
+    for turn in range(max((len(story.told_in(languages[0])) for story in stories), default=0)):
         for number, story in enumerate(stories):
-            length = len(story.sentences[languages[0]])
+            length = len(story.told_in(languages[0]))
             if turn >= length:
                 continue
-            row = {language: story.sentences[language][(number + turn) % length] for language in languages}
+            row = {language: story.told_in(language)[(number + turn) % length] for language in languages}
             if len(picked) < count and not seen & set(row.items()):
                 picked.append(row)
                 seen |= set(row.items())
@@ -138,7 +139,7 @@ def measure_alignment(
     states = {}
     for language in languages:
         units = [spoken.units(sentences[k][language], language, voices[k % len(voices)]) for k in kept]
-        head = [vocabulary.bos_id, vocabulary.tag_ids[language]]
+        head = [vocabulary.bos_id, *vocabulary.head(language)]
         states[language] = hidden_states(
             bundle.language_model, [[*head, *vocabulary.encode(part.ids)] for part in units], len(head)
         )

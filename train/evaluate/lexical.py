@@ -121,7 +121,7 @@ def make_lexical(
     """
     counts: Counter[str] = Counter()
     for story in stories:
-        for sentence in story.sentences[language]:
+        for sentence in story.told_in(language):
             counts.update(_plain_words(sentence))
     said = phonemes_of(counts, voice)
     taken = {_sound(phonemes) for phonemes in (said | phonemes_of(known, voice)).values()}

@@ -3,7 +3,8 @@
 A pair is {"right", "wrong", "group", "language", "id"}: right and wrong are audio paths, `{"audio": path}`, or
 `{"phonemes": "..."}` to be spoken; group (free text), language and id may be missing. A recording is scored behind `<bos>`
 and its language's tag; where no language is named, behind the tag that makes both recordings together likelier, which
-favours neither. Rules: log-likelihood per token (the headline) and in all. Ties count one half; 95 % bootstrap intervals.
+favours neither; a model without language tags is given none. Rules: log-likelihood per token (the headline) and in all.
+Ties count one half; 95 % bootstrap intervals.
 
 The shipped set (`train.evaluate.lexical`): real words against nonwords one phoneme away, each pair in a voice that no
 training heard and in a training voice.
@@ -150,7 +151,7 @@ def _score(bundle: Scorable, asked: list[tuple[Pair, str, str, str | None]], spo
     vocabulary = bundle.vocabulary
     items, tried = [], []
     for pair, _, voice, known in asked:
-        languages = [known] if known is not None else list(bundle.languages)
+        languages = [known or bundle.languages[0]] if known or not vocabulary.tags else list(bundle.languages)
         endings = []
         for language in languages:
             for part in PARTS:

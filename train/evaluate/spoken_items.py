@@ -1,9 +1,10 @@
 """The speech of evaluation items as units: each distinct sentence spoken and encoded once in a voice, and kept on disk.
 
 An entry is a sentence (spoken by a voice), `{"phonemes": "h@l'oU"}` (espeak-ng's mnemonics, spoken as they are) or
-`{"audio": "path.wav"}`. The cache is a folder of .npz files, keyed by the content (text, language and all that the voice's
-speech depends on, or the file's bytes) and by the encoder's files, so that neither another voice nor another encoder can be
-mistaken for this one. A file that is there is finished; several evaluations may write to one cache at once.
+`{"audio": "path.wav"}`. The cache is a folder of .npz files, keyed by the content (text in its one form, language and all
+that the voice's speech depends on, or the file's bytes) and by the encoder's files, so that neither another voice nor
+another encoder can be mistaken for this one. A file that is there is finished; several evaluations may write to one cache
+at once.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from train.evaluate.scorable import Scorable
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
+from train.tools.texts import plain
 from train.tools.workers import worker_pool
 
 BATCH = 16
@@ -89,7 +91,7 @@ class SpokenUnits:
         elif isinstance(entry, dict) and isinstance(entry.get("phonemes"), str) and entry["phonemes"].strip():
             parts = ("phonemes", entry["phonemes"], language, self._fingerprint(voice))
         elif isinstance(entry, str) and entry.strip():
-            parts = ("text", entry, language, self._fingerprint(voice))
+            parts = ("text", plain(entry), language, self._fingerprint(voice))
         elif isinstance(entry, dict):
             raise TresseError('an entry that is not a sentence must be {"audio": "path.wav"}')
         else:

@@ -153,7 +153,7 @@ def _understand(bundle: Talking, recordings: Iterable[Recording]) -> tuple[list[
         except (TresseError, OSError) as error:
             problems.append({"recording": recording.path.name, "problem": str(error)})
             continue
-        language = recording.language or prompt.language
+        language = recording.language or prompt.language or bundle.languages[0]
         units = bundle.units.encode(waveform, rate)
         seconds = len(waveform) / rate
         understood.append(Understood(recording, units, language, prompt.in_domain, seconds, waveform, rate))

@@ -24,8 +24,8 @@ SENTENCES_AT_ONCE = 50_000
 class TokenCorpus:
     """A unit corpus as flat tokens. Arrays by [story, sentence, language]; the length is 0 past a story's end.
 
-    tokens: int32 [total], each sentence with its tag in front. starts, lengths: where a sentence lies in `tokens`.
-    units: collapsed units of each sentence. index: the story's number in the corpus on disk (draws depend on it).
+    tokens: int32 [total], each sentence with its tag in front, where there are tags. starts, lengths: where one lies in
+    `tokens`. units: collapsed units of each sentence. index: the story's number in the corpus on disk (draws depend on it).
     """
 
     languages: tuple[str, ...]
@@ -50,12 +50,12 @@ class TokenCorpus:
         folder: Path,
         vocabulary: UnitVocabulary,
         *,
-        tags: bool = True,
         progress: Callable[[str], None] | None = None,
     ) -> TokenCorpus:
-        """Read corpus.json and all Parquet shards of a folder and tokenise every sentence once.
+        """Read corpus.json and all Parquet shards of a folder and tokenise every sentence once, behind the vocabulary's
+        `head` of its language.
 
-        tags: put the language tag in front of each sentence. Raises TresseError where the corpus cannot be used.
+        Raises TresseError where the corpus cannot be used.
         """
         import pyarrow.parquet as parquet
 
@@ -86,7 +86,7 @@ class TokenCorpus:
                 raise TresseError(f"cannot read {shard}: delete it and prepare the corpus again") from error
             for language, spoken in zip(languages, sentences, strict=True):
                 column = table.column(f"units_{language}").combine_chunks()
-                encoded = spoken.add(column, len(ids), vocabulary, language if tags else None, total)
+                encoded = spoken.add(column, len(ids), vocabulary, language, total)
                 tokens.append(encoded)
                 total += len(encoded)
             ids += table.column("id").to_pylist()
@@ -178,7 +178,7 @@ class _Sentences:
         self.units: list[np.ndarray] = []
 
     def add(
-        self, column: object, first_story: int, vocabulary: UnitVocabulary, language: str | None, total: int
+        self, column: object, first_story: int, vocabulary: UnitVocabulary, language: str, total: int
     ) -> np.ndarray:
         """Tokenise a list<list<uint16>> column; returns its flat tokens, which will lie at `total`."""
         outer = column.offsets.to_numpy().astype(np.int64)  # type: ignore[attr-defined]
@@ -189,12 +189,11 @@ class _Sentences:
         for first in range(0, len(bounds) - 1, SENTENCES_AT_ONCE):
             part = bounds[first : first + SENTENCES_AT_ONCE + 1]
             encoded += vocabulary.encode_batch([values[a:b] for a, b in pairwise(part)])
-        if language is not None:
-            head = np.asarray([vocabulary.tag_ids[language]], dtype=np.int32)
+        head = np.asarray(vocabulary.head(language), dtype=np.int32)
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) + len(head)
+        if len(head):
             encoded = [part for sentence in encoded for part in (head, sentence)]
         flat = np.concatenate([np.zeros(0, np.int32), *encoded])
-        sizes = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        lengths = sizes if language is None else sizes[0::2] + sizes[1::2]
         self.first_story.append(first_story)
         self.per_story.append(np.diff(outer))
         self.starts.append(total + np.cumsum(lengths) - lengths)

@@ -61,12 +61,17 @@ def train_slm(
     bf16 = training.precision == "bf16" or (training.precision == "auto" and bf16_pays())
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
     say: Say = progress if progress is not None and accelerator.is_main_process else lambda line: None
+    vocabulary = vocabulary.with_tags(training.tags)  # and it is saved so: whoever uses the model puts none in either
     if corpus is None:
-        corpus = TokenCorpus.load(corpus_folder, vocabulary, tags=training.tags, progress=say)
+        corpus = TokenCorpus.load(corpus_folder, vocabulary, progress=say)
+    if bool(np.isin(corpus.tokens[corpus.starts[0, 0]], list(vocabulary.tag_ids.values())).all()) != vocabulary.tags:
+        raise TresseError(
+            f"the corpus was tokenised {'without' if vocabulary.tags else 'with'} language tags: load it anew"
+        )
     if corpus.left_out:
         say(f"{corpus.left_out} stories left out: a sentence of theirs has no units")
     training.check(corpus.languages, accelerator.num_processes)
-    others = None if validation is None else TokenCorpus.load(validation, vocabulary, tags=training.tags)
+    others = None if validation is None else TokenCorpus.load(validation, vocabulary)
     stories = _Stories.of(corpus, others, training, accelerator.num_processes)
     run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say)
     actions = [

@@ -27,6 +27,7 @@ from train.speech.phones import ipa_phones, phones
 from train.speech.voices import Speaker, Unspeakable, Voices, render
 from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
+from train.tools.texts import plain
 from train.tools.workers import worker_pool
 
 SHARD = 64
@@ -73,6 +74,7 @@ def speak_pool(
 
     Raises TresseError, before anything is spoken, where a voice cannot speak a language that is asked of it.
     """
+    requests = [(plain(text), language, speaker) for text, language, speaker in requests]
     asked = {(speaker.name, language): speaker for _, language, speaker in requests}
     for (_, language), speaker in asked.items():
         voices.synthesiser(speaker).check(language, speaker)

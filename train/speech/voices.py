@@ -29,6 +29,7 @@ from train.speech.kokoro import Kokoro, KokoroSpeaker
 from train.speech.pico import Pico, PicoSpeaker
 from train.speech.piper import Piper, PiperSpeaker
 from train.speech.vits import Vits, VitsSpeaker
+from train.tools.texts import plain
 from train.tools.workers import worker_pool
 
 __all__ = ["LOUDNESS", "MARGIN", "SAMPLE_RATE", "Phoneme", "Speaker", "Synthesiser", "Unspeakable", "Voices", "speak"]
@@ -172,6 +173,14 @@ class Voices:
             for language in languages:
                 self.synthesiser(speaker).check(language, speaker)
 
+    def can_speak(self, name: str, *languages: str) -> bool:
+        """Whether a voice speaks all these languages, here and now."""
+        try:
+            self.check([name], languages)
+        except TresseError:
+            return False
+        return True
+
     def fingerprint(self, names: Iterable[str]) -> list[str]:
         """What the speech of these voices depends on, for provenance and for telling two corpora apart."""
         return [self.synthesiser(self.speaker(name)).fingerprint(self.speaker(name)) for name in names]
@@ -191,7 +200,8 @@ class Spoken:
 def render(
     text: str, language: str, speaker: Speaker, voices: Voices | None = None, sample_rate: int = SAMPLE_RATE
 ) -> Spoken:
-    """Speak one sentence, with all that is known of it. Raises what `speak` raises."""
+    """Speak one sentence in its one form (`train.tools.texts`), with all that is known of it. Raises what `speak` does."""
+    text = plain(text)
     synthesiser = (voices or _default_voices()).synthesiser(speaker, sample_rate)
     phonemes = None
     if isinstance(synthesiser, TIMED):

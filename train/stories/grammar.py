@@ -33,6 +33,7 @@ from train.stories.data import (
 )
 from train.stories.words import Entry
 from train.tools.checkpoints import atomic_path
+from train.tools.texts import plain
 
 HERE = Path(__file__).parent
 # Out of a hundred combinations: test has the first ten, validation the next five, training the rest.
@@ -49,6 +50,15 @@ class Story:
     id: str
     sentences: dict[str, list[str]]
     facts: dict[str, str]
+
+    def told_in(self, language: str) -> list[str]:
+        """Its sentences in a language. Raises TresseError where it is not told in it."""
+        if language not in self.sentences:
+            known = ", ".join(self.sentences)
+            raise TresseError(
+                f"the story {self.id} is told in {known}, not in {language}: give stories in all the languages"
+            )
+        return self.sentences[language]
 
     def to_json(self) -> str:
         """One line of `stories.jsonl`."""
@@ -285,10 +295,10 @@ def distinct_sentences(
 ) -> list[tuple[str, str]]:
     """The first `count` distinct sentences of each language, (language, text), over all stories; none of `without`."""
     stories = list(stories)
-    seen = {(language, text) for story in without for language in languages for text in story.sentences[language]}
+    seen = {(language, text) for story in without for language in languages for text in story.told_in(language)}
     picked: list[tuple[str, str]] = []
     for language in languages:
-        turns = max((len(story.sentences[language]) for story in stories), default=0)
+        turns = max((len(story.told_in(language)) for story in stories), default=0)
         texts = dict.fromkeys(
             spoken[(index + turn) % len(spoken)]
             for turn in range(turns)
@@ -310,7 +320,7 @@ def read_stories(path: Path) -> Iterator[Story]:
     """Read `stories.jsonl`; `facts` may be missing. Raises TresseError naming the line that is wrong."""
     for number, row in read_lines(path):
         try:
-            sentences = {str(la): [str(s) for s in row["sentences"][la]] for la in row["sentences"]}
+            sentences = {str(la): [plain(str(s)) for s in row["sentences"][la]] for la in row["sentences"]}
             if len({len(s) for s in sentences.values()}) != 1:
                 raise ValueError("unequal numbers of sentences")
             yield Story(str(row["id"]), sentences, dict(row.get("facts") or {}))
@@ -319,14 +329,26 @@ def read_stories(path: Path) -> Iterator[Story]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    """The JSON objects of a JSONL file with their line numbers. Raises TresseError for a line that is none."""
+    """The JSON objects of a JSONL file with their line numbers; a byte order mark and blank lines are nothing.
+
+    Raises TresseError for a file that cannot be read, and for a line that is no object or not UTF-8.
+    """
     if not path.exists():
         raise TresseError(f"{path} does not exist: give a .jsonl file")
-    with path.open(encoding="utf-8") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise TresseError(f"cannot read {path} ({error.strerror}): give a .jsonl file") from error
+    with file:
         for number, line in enumerate(file, 1):
             try:
-                row = json.loads(line)
-            except ValueError:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if not text.strip():
+                    continue
+                row = json.loads(text)
+            except UnicodeDecodeError:
+                raise TresseError(f"{path}, line {number}: not UTF-8: save the file in this encoding") from None
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise TresseError(f"{path}, line {number}: write one JSON object a line")

@@ -76,9 +76,9 @@ def test_pieces_longer_than_a_row_are_refused() -> None:
 @pytest.mark.parametrize("mode", ["interleaved", "translated_retelling"])
 def test_an_epoch_tells_every_story_once_as_the_braid_of_its_sentences(tmp_path: Path, mode: str, tags: bool) -> None:
     languages = ("en", "fr", "de")
-    words = vocabulary(languages)
+    words = vocabulary(languages).with_tags(tags)
     stories = write_corpus(tmp_path, stories=30, languages=languages)
-    corpus = TokenCorpus.load(tmp_path, words, tags=tags)
+    corpus = TokenCorpus.load(tmp_path, words)
     stream = PackedStream(corpus, mode, row_length=512, seed=5, first_epoch=3)
     rows = round(stream.rows_per_epoch() * stream.epochs_per_plan)
     found = documents_of(stream.batch(0, rows))
@@ -90,7 +90,7 @@ def test_an_epoch_tells_every_story_once_as_the_braid_of_its_sentences(tmp_path:
             document = []
             for telling in drawn[place].reshape(-1, 4):
                 told = [languages[k] for k in telling[: len(stories[name]["en"])]]
-                document += braid(sentences, told, words, tags=tags, end=True).tolist()
+                document += braid(sentences, told, words, end=True).tolist()
             expected.append(document)
     assert sorted(found) == sorted(expected)
 

@@ -1,11 +1,12 @@
 """Cloze: how often the model finds the right ending of a story likelier than a wrong one.
 
-Protocol. An item is a story's context and two endings. Sentences are spoken one by one, encoded and tokenised; the prompt is
-`<bos>`, then each context sentence behind its language's tag; an ending stands behind the tag of its language, without
-`<eos>`. Tags are given to the model, never scored. Every ordered pair of languages is a cell (context > ending). Three
-rules, each a mean over tokens: the ending given the prompt (the headline), prompt and ending together, and the ending
-given the prompt minus the ending alone. Ties count one half; 95 % intervals are bootstrapped over pairs of mirrored items.
-The control scores endings alone, without any context: on mirrored items it stands at chance, 50 %, whatever the model.
+Protocol. An item is a story's context and two endings. Sentences are spoken one by one, encoded and tokenised; the prompt
+is `<bos>`, then each context sentence behind its language's tag; an ending stands behind the tag of its language, without
+`<eos>`. Tags are given to a model that was trained with them, never scored. Every ordered pair of languages is a cell
+(context > ending). Three rules, each a mean over tokens: the ending given the prompt (the headline), prompt and ending
+together, and the ending given the prompt minus the ending alone. Ties count one half; 95 % intervals are bootstrapped over
+pairs of mirrored items. The control scores endings alone, without any context: on mirrored items it stands at chance, 50 %,
+whatever the model.
 
 Voices. By default every item is spoken twice: by a voice that no training heard (*unseen*, the headline) and by a voice
 that the language model heard (*seen*; the bundle's provenance names them), drawn for each pair of mirrored items. Endings
@@ -119,6 +120,7 @@ def evaluate_cloze(
         first = next(iter(problems))
         raise TresseError(f"no cloze item can be scored; the first problem: item {first[0]}: {first[3]}")
     results = results_of(checked, bundle.languages, speakers, choices, left_out)
+    results["protocol"]["tags"] = bundle.vocabulary.tags
     results["problems"] = [
         dict(zip(("id", "language", "entry", "problem"), problem, strict=True)) for problem in problems
     ]

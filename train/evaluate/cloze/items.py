@@ -16,6 +16,7 @@ from typing import Any
 from slm.errors import TresseError
 from train.evaluate.spoken_items import is_recording
 from train.stories.cloze_items import BENCHMARK_ITEMS, handwritten_topics, make_items, read_handwritten, read_items
+from train.tools.texts import plain_entry
 
 PARTS = ("context", "right", "wrong")
 HANDWRITTEN = "handwritten"
@@ -45,23 +46,25 @@ class Item:
     @classmethod
     def of(cls, given: Any, number: int) -> Item:
         """A mapping or a dataclass with these keys -> an item. Raises TresseError naming the number of one that is none."""
-        plain = asdict(given) if is_dataclass(given) and not isinstance(given, type) else dict(given)
+        row = asdict(given) if is_dataclass(given) and not isinstance(given, type) else dict(given)
         for name in ("id", "kind", *PARTS):
-            if name not in plain:
+            if name not in row:
                 raise TresseError(f"cloze item {number} has no '{name}': add it to the file")
         for name in PARTS:
-            if not isinstance(plain[name], Mapping):
+            if not isinstance(row[name], Mapping):
                 raise TresseError(f"cloze item {number}: '{name}' must be an object with a key for each language")
-        endings = sorted(json.dumps(plain[name], sort_keys=True, ensure_ascii=False) for name in ("right", "wrong"))
-        digest = hashlib.sha256("\n".join([str(plain["kind"]), *endings]).encode()).hexdigest()[:16]
-        entries = [entry for name in PARTS for value in plain[name].values() for entry in _list(value)]
-        match = _FACT.fullmatch(str(plain["id"]))
+        endings = sorted(
+            json.dumps(_one_form(row[name]), sort_keys=True, ensure_ascii=False) for name in ("right", "wrong")
+        )
+        digest = hashlib.sha256("\n".join([str(row["kind"]), *endings]).encode()).hexdigest()[:16]
+        entries = [entry for name in PARTS for value in row[name].values() for entry in _list(value)]
+        match = _FACT.fullmatch(str(row["id"]))
         return cls(
-            str(plain["id"]),
-            str(plain["kind"]),
-            plain["context"],
-            plain["right"],
-            plain["wrong"],
+            str(row["id"]),
+            str(row["kind"]),
+            row["context"],
+            row["right"],
+            row["wrong"],
             pair=digest,
             fact=match[1] if match else None,
             recorded=bool(entries) and all(map(is_recording, entries)),
@@ -70,6 +73,10 @@ class Item:
     def draw(self, names: tuple[str, ...], shift: int = 0) -> str:
         """One of the names, the same for mirrored items, whatever other items there are."""
         return names[(int(self.pair, 16) + shift) % len(names)]
+
+
+def _one_form(by_language: Mapping[str, Any]) -> dict[str, Any]:
+    return {str(language): plain_entry(entry) for language, entry in by_language.items()}
 
 
 def _list(value: Any) -> list[Any]:

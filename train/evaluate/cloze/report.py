@@ -77,13 +77,16 @@ def facts_table(results: Mapping[str, Any]) -> str:
 def markdown_page(results: Mapping[str, Any]) -> str:
     """The report: protocol, a table per rule, voices, facts, and what was left out."""
     headline = GROUPS[results["protocol"]["headline_voices"]]
+    given = "The model is given each sentence's language tag; tags are not scored, and"
+    if not results["protocol"].get("tags", True):
+        given = "Language tags, which the model was not trained with, are not given, and"
     page = [
         "# Cloze",
         "",
         f"{results['items']} items. {_voices(results['voices'])} Chance is 50 %.",
         "",
         "An item is a story's context and two endings, spoken sentence by sentence; a cell names the language of the",
-        "context and that of the endings. The model is given each sentence's language tag; tags are not scored, and",
+        f"context and that of the endings. {given}",
         "neither is the end of the story. Accuracy in %: how often the right ending scores higher; ties count one",
         "half; 95 % bootstrap intervals over pairs of mirrored items. The rows without context are the control: the",
         f"endings alone. Unless a table says otherwise: {headline}, {PAIRINGS[SAME]}.",
