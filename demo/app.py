@@ -21,7 +21,7 @@ from starlette.middleware import Middleware
 from demo.guard import Guard
 from demo.programs import add_programs
 from demo.recordings import open_folder
-from demo.routes import MAX_UPLOAD, WEB, plots, routes
+from demo.routes import HEARTBEAT_SECONDS, MAX_UPLOAD, WEB, plots, routes
 from demo.sessions import KEEP_SECONDS, Service
 from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
@@ -85,6 +85,7 @@ def build_page(service: Service) -> gr.Blocks:
             minutes=round(KEEP_SECONDS / 60),
             max_upload=MAX_UPLOAD,
             interfaces=INTERFACES,
+            heartbeat=HEARTBEAT_SECONDS,
         )
         add_programs(service)
     page.queue(max_size=QUEUE_SIZE)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from slm.speaking import Chunk
 
 HEARTBEAT = bytes(8)
-"""The empty message, which a page ignores."""
+"""The empty message, which a page does not count."""
+KEEP_SECONDS, KEEP_BYTES = 60.0, 4_000_000
+"""Messages are kept for a page whose line breaks: so long, and so many bytes of them."""
 
 
 def encode(kind: str, audio: bytes = b"", **values: Any) -> bytes:
@@ -88,6 +92,31 @@ def units_of(chunks: list[Chunk]) -> dict[str, Any]:
         "sentence": np.concatenate([chunk.sentence for chunk in chunks]).tolist(),
         "spoken": list(chunks[-1].languages),
     }
+
+
+class Sent:
+    """The latest messages to a page, so that it gets those that a broken line swallowed."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._kept: deque[tuple[float, bytes]] = deque()
+        self._bytes = 0
+
+    def add(self, message: bytes) -> None:
+        """A further message; the oldest are let go."""
+        now = time.monotonic()
+        self._count += 1
+        self._kept.append((now, message))
+        self._bytes += len(message)
+        while self._kept and (self._bytes > KEEP_BYTES or now - self._kept[0][0] > KEEP_SECONDS):
+            self._bytes -= len(self._kept.popleft()[1])
+
+    def after(self, received: int) -> list[bytes] | None:
+        """The messages that follow the first `received` ones; None where not all of them are here any more."""
+        missed = self._count - received
+        if not 0 <= missed <= len(self._kept):
+            return None
+        return [message for _, message in self._kept][len(self._kept) - missed :]
 
 
 def outbox(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Queue[bytes], Callable[[bytes], None]]:

@@ -31,6 +31,10 @@ class Listener(Protocol):
         """A message to the page."""
         ...
 
+    def interrupt(self) -> None:
+        """Somebody speaks: the reply under way ends."""
+        ...
+
     def answer(self, read: ReadPrompt, transcript: LiveTranscript | None = None) -> None:
         """Reply to a prompt."""
         ...
@@ -51,18 +55,26 @@ class Microphone:
             self._begin(rate)
 
     def push(self, samples: np.ndarray) -> None:
-        """float32 [n] more. Raises TresseError where somebody speaks too long."""
+        """float32 [n] more. Raises TresseError where somebody who holds the button speaks too long."""
         if self._turns is None:
             self._take(samples)
             return
-        part, began, ended = self._turns.push(self._resample.push(samples))
-        if began:  # the page falls silent and says how much of the reply was heard
-            self.listener.tell("speech")
-            self._begin(RATE)
-        self._take(part)
-        if ended:
-            self.listener.tell("pause")
-            self._answer(quiet=True)
+        for part in self._turns.push(self._resample.push(samples)):
+            if part.began:  # the page falls silent and says how much of the reply was heard
+                self.listener.interrupt()
+                self.listener.tell("speech")
+                self._begin(RATE)
+            self._take_turn(part.samples)
+            if part.ended and self._prompt is not None:
+                self.listener.tell("pause")
+                self._answer(quiet=True)
+
+    def _take_turn(self, samples: np.ndarray) -> None:
+        """A turn that is too long is lost; the next one is not."""
+        try:
+            self._take(samples)
+        except TresseError as error:
+            self.listener.tell("problem", text=str(error))
 
     def finish(self) -> None:
         """The microphone is closed."""

@@ -108,7 +108,9 @@ class Pages:
         address = request.client.host if request.client else ""
         session = self.service.open_session(_asked(request), address)
         queue, send = outbox(asyncio.get_running_loop())
-        await asyncio.to_thread(session.attach, send, request.query_params.get("page", ""))
+        received = request.query_params.get("received", "")
+        page = request.query_params.get("page", "")
+        await asyncio.to_thread(session.attach, send, page, int(received) if received.isdecimal() else 0)
 
         async def messages() -> AsyncIterator[bytes]:
             try:
@@ -138,7 +140,7 @@ class Pages:
         if not 8000 <= rate <= 192000:
             raise TresseError("the microphone has an odd sample rate: choose another one")
         flags = ("free" in asked, "first" in asked, "last" in asked)
-        await asyncio.to_thread(session.hear, samples, rate, *flags)
+        await session.commands.run(session.hear, samples, rate, *flags)
         return Response(status_code=204)
 
     async def do(self, request: Request) -> Response:
@@ -148,7 +150,7 @@ class Pages:
             values = json.loads(await _body(request, 10_000, "this request is too large: reload the page") or b"{}")
         except ValueError as error:
             raise TresseError("the page asks for something unreadable: reload it") from error
-        await asyncio.to_thread(session.do, request.path_params["action"], values)
+        await session.commands.run(session.do, request.path_params["action"], values)
         return Response(status_code=204)
 
     async def upload(self, request: Request) -> Response:
@@ -158,17 +160,16 @@ class Pages:
         too_much = f"“{name}” is larger than {MAX_UPLOAD // 1_000_000} MB: give a shorter recording"
         data = await _body(request, MAX_UPLOAD, too_much)
 
-        def use() -> None:
+        def read() -> tuple[np.ndarray, int]:
             with tempfile.TemporaryDirectory(prefix="tresse-") as folder:
                 path = Path(folder) / "upload"
                 path.write_bytes(data)
                 try:
-                    waveform, rate = read_audio(path, self.service.bundle.max_prompt_seconds)
+                    return read_audio(path, self.service.bundle.max_prompt_seconds)
                 except TresseError as error:
                     raise TresseError(str(error).replace(str(path), f"“{name}”")) from error
-            session.hear_file(waveform, rate)
 
-        await asyncio.to_thread(use)
+        await session.commands.run(session.hear_file, *await asyncio.to_thread(read))
         return Response(status_code=204)
 
     def _example(self, request: Request) -> Path:
@@ -180,7 +181,8 @@ class Pages:
     async def example(self, request: Request) -> Response:
         """An example prompt as the prompt."""
         session, path = self._session(request), self._example(request)
-        await asyncio.to_thread(lambda: session.hear_file(*read_audio(path, self.service.bundle.max_prompt_seconds)))
+        waveform, rate = await asyncio.to_thread(read_audio, path, self.service.bundle.max_prompt_seconds)
+        await session.commands.run(session.hear_file, waveform, rate)
         return Response(status_code=204)
 
     async def example_sound(self, request: Request) -> Response:

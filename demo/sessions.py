@@ -21,7 +21,7 @@ from demo import messages, recordings
 from demo.conversation import Conversation, Settings, Speaking, Turn
 from demo.microphone import Microphone, ReadPrompt
 from demo.transcripts import LiveTranscript, Transcripts
-from demo.waiting_line import Left, WaitingLine
+from demo.waiting_line import BUSY, Commands, Left, WaitingLine
 from slm.errors import TresseError
 from slm.settings import ReplySettings
 
@@ -38,6 +38,9 @@ NEW_A_MINUTE = 120
 """New sessions of one address in a minute: many people may share one."""
 MESSAGE_INTERVAL = 0.06
 """s between two messages of sound: a reply that is made faster than it sounds costs few, larger ones."""
+END_SECONDS = 10.0
+"""s that a reply may take to end."""
+NOBODY = "nobody listens to this story: open its page again"
 UNEXPECTED = "something went wrong here, not on your side: please try again; the server's log says more"
 UNKNOWN = "I know only those of the buttons, and may have misunderstood"
 
@@ -112,32 +115,50 @@ class Session:
         self._page = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._number: int | None = None
+        """The turn under way, or the latest; None while it is being understood."""
         self._microphone: Microphone | None = None
         self._lock = threading.RLock()
+        self.commands = Commands()
+        self._wire = threading.RLock()
+        """For what is sent, and to whom."""
+        self._sent = messages.Sent()
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
-    def attach(self, send: Callable[[bytes], None], page: str) -> None:
-        """A browser listens: it is told how things stand. page: the same when a lost connection is made again.
+    def attach(self, send: Callable[[bytes], None], page: str, received: int = 0) -> None:
+        """A browser listens: it is told how things stand. page: the same when a lost connection is made again; received:
+        how many messages it got over that one. It is told the others, where they are still here.
 
         Raises TresseError where another page listens under this name, as a duplicated browser tab does.
         """
-        if self.left is None and page != self._page:
-            raise TresseError("this story is open in another tab already")
-        self._send, self._page, self.left = send, page, None
-        self.tell("hello", session=self.name)
-        self.tell_story()
+        with self._wire:
+            if self.left is None and page != self._page:
+                raise TresseError("this story is open in another tab already")
+            missed = self._sent.after(received) if page == self._page and received else None
+            self._send, self._page, self.left = send, page, None
+            working = self._thread is not None and self._thread.is_alive()
+            send(messages.encode("hello", session=self.name, resumed=missed is not None, working=working))
+            for message in missed or []:
+                send(message)
+            if missed is None:
+                self._sent = messages.Sent()
+                self.tell_story()
 
     def detach(self, send: Callable[[bytes], None]) -> None:
         """The browser is gone: its work ends."""
-        if self._send == send:
-            self._send, self.left, self._microphone = None, time.monotonic(), None
-            self._stop.set()
+        with self._wire:
+            if self._send == send:
+                self._send, self.left, self._microphone = None, time.monotonic(), None
+                self._stop.set()
 
     def tell(self, kind: str, audio: bytes = b"", **values: Any) -> None:
         """A message to the browser, where there is one: see `demo.messages`."""
-        if (send := self._send) is not None:
-            send(messages.encode(kind, audio, **values))
+        message = messages.encode(kind, audio, **values)
+        with self._wire:
+            self._sent.add(message)
+            if self._send is not None:
+                self._send(message)
 
     def tell_story(self) -> None:
         """All turns, and how much of the context they take."""
@@ -174,10 +195,11 @@ class Session:
         self.tell_context()
 
     def _silenced(self, values: dict[str, Any]) -> None:
-        """Stop, or barge-in: what was not heard is no part of the story."""
-        self.end_work()
+        """Stop, or barge-in: what was not heard is no part of the story. A later turn that is under way goes on."""
         turns = self.conversation.turns
         turn, part = values.get("turn"), values.get("part", 0)
+        if turn is None or turn == self._number:
+            self.end_work()
         if isinstance(turn, int) and 0 <= turn < len(turns) and 0 <= part < len(turns[turn].replies):
             turns[turn].replies[part].cut(float(values.get("heard", 0.0)))
             self.tell("done", **messages.reply_key(turn, part), **messages.reply_facts(turns[turn].replies[part]))
@@ -198,18 +220,17 @@ class Session:
         self.tell_context()
 
     def _again(self, values: dict[str, Any]) -> None:
-        """Another reply to the last prompt."""
+        """Another reply to the last prompt. Until there is one the turn stays as it is."""
         self.end_work()
         if not self.conversation.turns:
             raise TresseError("there is no turn yet: begin a story first")
-        last = self.conversation.turns.pop()
-        self.tell_story()
-        self.answer(lambda before: (last.waveform, last.rate, last.prompt))
+        last = self.conversation.turns[-1]
+        self.answer(lambda before: (last.waveform, last.rate, last.prompt), replaces=last)
 
     def hear_file(self, waveform: np.ndarray, rate: int) -> None:
         """A prompt that is complete: float32 [samples] at `rate` Hz."""
-        self.end_work()
-        self.answer(lambda before: (waveform, rate, self.service.bundle.prompt(waveform, rate, before)))
+        with self._lock:
+            self.answer(lambda before: (waveform, rate, self.service.bundle.prompt(waveform, rate, before)))
 
     def hear(self, samples: np.ndarray, rate: int, hands_free: bool, first: bool, last: bool) -> None:
         """A piece of the microphone's sound: float32 [n] at `rate` Hz. Raises TresseError where it is too much."""
@@ -227,22 +248,30 @@ class Session:
                 self._microphone = None
                 raise
 
-    def end_work(self) -> None:
-        """Wait until the reply under way, if any, has ended."""
+    def interrupt(self) -> None:
+        """Somebody speaks hands-free: the reply under way ends. What of it was heard the page says with `stop`."""
         self._stop.set()
-        thread = self._thread
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(10)
+
+    def end_work(self) -> None:
+        """Wait until the reply under way, if any, has ended. Raises TresseError where that takes too long."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(END_SECONDS)
+            if self._thread.is_alive():
+                raise TresseError(BUSY)
 
     # ---- replying ---------------------------------------------------------------------------------------------------
 
-    def answer(self, read: ReadPrompt, transcript: LiveTranscript | None = None) -> None:
-        """Understand a prompt and reply to it, in a thread of its own. read: called there with the story so far."""
+    def answer(self, read: ReadPrompt, transcript: LiveTranscript | None = None, replaces: Turn | None = None) -> None:
+        """Understand a prompt and reply to it, in a thread of its own. read: called there with the story so far; replaces:
+        the last turn, where its prompt gets another reply. Raises TresseError where nobody listens."""
         self.end_work()
-        self._stop = stop = threading.Event()
-        if self._send is None:
-            return
-        arguments = (read, transcript, self.settings, stop, time.perf_counter())
+        with self._wire:
+            if self._send is None:
+                raise TresseError(NOBODY)
+            self._stop = stop = threading.Event()
+        self._number = None
+        arguments = (read, transcript, replaces, self.settings, stop, time.perf_counter())
         self._thread = threading.Thread(target=self._answer, args=arguments, daemon=True)
         self._thread.start()
 
@@ -250,14 +279,19 @@ class Session:
         self,
         read: ReadPrompt,
         transcript: LiveTranscript | None,
+        replaces: Turn | None,
         settings: Settings,
         stop: threading.Event,
         started: float,
     ) -> None:
         service, conversation = self.service, self.conversation
+        turn = None
         try:
             turn = Turn(*read(conversation.story), settings)
-            number = conversation.add(turn)
+            if replaces is not None:
+                conversation.undo()
+                self.tell_story()
+            self._number = number = conversation.add(turn)
             self.tell("heard", turn=number, **messages.prompt_facts(turn, service.bundle.sample_rate))
             report = self._reporter(turn, number, "prompt")
             if transcript is not None:
@@ -292,6 +326,9 @@ class Session:
             log.exception("a turn failed")
             self.tell("problem", text=UNEXPECTED)
         finally:
+            if replaces is not None and turn is not None and not turn.replies:
+                conversation.turns[-1] = replaces  # it keeps the reply that it had
+                self.tell_story()
             self.tell("idle")
 
     def _speak(

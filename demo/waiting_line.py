@@ -1,16 +1,24 @@
-"""The waiting line: so many replies are made at once; who comes later waits in the order of arrival."""
+"""The waiting line: so many replies are made at once; who comes later waits in the order of arrival. And the commands of one
+page, which are done one after the other."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from slm.errors import TresseError
 from slm.scheduling import Scheduler
 
 ARRIVAL = 0.0
 """Everybody is due at the same time: who came first goes first."""
+
+
+MAX_COMMANDS = 32
+"""Commands of one page: the one that is being done, and those that wait for it."""
+BUSY = "what you asked for before is still being done: wait a moment, then try again"
 
 
 class Left(Exception):
@@ -54,3 +62,24 @@ class WaitingLine:
 
         with self._scheduler.core(ARRIVAL, waiting):
             yield
+
+
+class Commands:
+    """The commands of one page, one at a time, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._turn, self._count = asyncio.Lock(), 0
+
+    async def run(self, command: Callable[..., None], *arguments: Any) -> None:
+        """Call it in a thread, when all that came before are done; those that wait hold no thread.
+
+        Raises TresseError where MAX_COMMANDS are here already, or as the command does.
+        """
+        if self._count >= MAX_COMMANDS:
+            raise TresseError(BUSY)
+        self._count += 1
+        try:
+            async with self._turn:
+                await asyncio.to_thread(command, *arguments)
+        finally:
+            self._count -= 1

@@ -1,18 +1,34 @@
 // The line to the server: one long answer brings messages, short requests carry what the page says.
 //
-// A message is 4 bytes length of JSON, 4 bytes length of sound, both little-endian, then the two.
+// A message is 4 bytes length of JSON, 4 bytes length of sound, both little-endian, then the two. The server sends something
+// every few seconds; a line on which nothing comes for longer is dead, whatever the browser thinks of it, and is made anew.
+// The server then repeats what the page has not received.
+
+import { keep, recall } from "./stored.js";
+
+const LATEST_CHECK = 1000; // ms
+const LONGEST_REQUEST = 15_000; // ms
+const BROKEN = "the line broke: what you did last may not have arrived, please do it again";
 
 const hex = (count) => Array.from(crypto.getRandomValues(new Uint8Array(count)), (n) => n.toString(16).padStart(2, "0")).join("");
 
 export class Link {
-  constructor(onMessage, onProblem) {
+  // heartbeat: s between signs of life from the server, at most.
+  constructor(onMessage, onProblem, heartbeat) {
     this.base = new URL("tresse/", document.baseURI);
     this.onMessage = onMessage;
     this.onProblem = onProblem;
+    this.patience = 1000 * (2 * heartbeat + 1); // ms: two signs of life may be missing
     this.page = hex(8);
-    this.session = sessionStorage.getItem("tresse-session") ?? ""; // the server gives one in its hello
+    this.session = recall("session", "tresse-session"); // the server gives one in its hello
+    this.received = 0; // messages since the server told the whole story
+    this.line = null; // AbortController of the long answer
+    this.requests = new Set(); // AbortControllers
     this.pieces = []; // sound that waits for the request before it
     this.sending = null;
+    setInterval(() => this.check(), LATEST_CHECK);
+    window.addEventListener("online", () => this.check());
+    document.addEventListener("visibilitychange", () => this.check());
   }
 
   url(path, values = {}) {
@@ -21,10 +37,19 @@ export class Link {
     return url;
   }
 
+  check() {
+    if (!this.line || performance.now() - this.latest < this.patience) return;
+    this.line.abort();
+    for (const request of this.requests) request.abort();
+  }
+
   async connect() {
     for (let tries = 0; ; tries += 1) {
+      this.line = new AbortController();
+      this.latest = performance.now();
       try {
-        const response = await fetch(this.url("listen", { page: this.page }), { cache: "no-store" });
+        const url = this.url("listen", { page: this.page, received: this.received });
+        const response = await fetch(url, { cache: "no-store", signal: this.line.signal });
         if (response.ok) {
           tries = 0;
           await this.read(response.body.getReader());
@@ -32,8 +57,9 @@ export class Link {
           this.session = ""; // a duplicated tab: it gets a story of its own
         }
       } catch {
-        // the server is away: try again below
+        // the server is away, or the line is dead: try again below
       }
+      this.line = null;
       this.onMessage({ type: "lost" });
       await new Promise((done) => setTimeout(done, Math.min(5000, 300 * 2 ** tries)));
     }
@@ -44,6 +70,7 @@ export class Link {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
+      this.latest = performance.now();
       const joined = new Uint8Array(bytes.length + value.length);
       joined.set(bytes);
       joined.set(value, bytes.length);
@@ -52,26 +79,35 @@ export class Link {
         const view = new DataView(bytes.buffer, bytes.byteOffset);
         const [text, sound] = [view.getUint32(0, true), view.getUint32(4, true)];
         if (bytes.length < 8 + text + sound) break;
-        if (text) {
-          const message = JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + text)));
-          if (message.type === "hello") {
-            this.session = message.session;
-            sessionStorage.setItem("tresse-session", this.session);
-          }
-          this.onMessage(message, bytes.slice(8 + text, 8 + text + sound));
-        }
+        if (text) this.take(JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + text))), bytes.slice(8 + text, 8 + text + sound));
         bytes = bytes.slice(8 + text + sound);
       }
     }
   }
 
-  async post(url, body) {
+  take(message, sound) {
+    if (message.type === "hello") {
+      this.session = message.session;
+      keep("session", "tresse-session", this.session);
+      if (!message.resumed) this.received = 0;
+    } else this.received += 1;
+    this.onMessage(message, sound);
+  }
+
+  // Whether it arrived and was accepted; where not, onProblem has been told. longest: ms until it counts as lost.
+  async post(url, body, longest = LONGEST_REQUEST) {
+    const request = new AbortController();
+    this.requests.add(request);
+    const timer = longest ? setTimeout(() => request.abort(), longest) : 0;
     try {
-      const response = await fetch(url, { method: "POST", body });
+      const response = await fetch(url, { method: "POST", body, signal: request.signal });
       if (response.ok) return true;
       this.onProblem((await response.json()).problem);
     } catch {
-      this.onProblem("the server does not answer: is it still running?");
+      this.onProblem(request.signal.aborted ? BROKEN : "the server does not answer: is it still running?");
+    } finally {
+      clearTimeout(timer);
+      this.requests.delete(request);
     }
     return false;
   }
@@ -85,10 +121,11 @@ export class Link {
   }
 
   upload(file) {
-    return this.post(this.url("upload", { name: file.name }), file);
+    return this.post(this.url("upload", { name: file.name }), file, 0);
   }
 
-  // Sound of the microphone, int16: pieces that come while a request is under way go together in the next one.
+  // Sound of the microphone, int16: pieces that come while a request is under way go together in the next one. Whether all
+  // that waited arrived.
   hear(samples, flags) {
     this.pieces.push({ samples, flags });
     this.sending ??= this.drain().finally(() => (this.sending = null));
@@ -96,9 +133,9 @@ export class Link {
   }
 
   async drain() {
+    let arrived = true;
     while (this.pieces.length) {
-      const ends = this.pieces.findIndex(({ flags }) => flags.last);
-      const now = this.pieces.splice(0, ends < 0 ? this.pieces.length : ends + 1);
+      const now = this.recording();
       const flags = Object.assign({}, ...now.map((piece) => piece.flags));
       const all = new Int16Array(now.reduce((sum, { samples }) => sum + samples.length, 0));
       let at = 0;
@@ -106,7 +143,16 @@ export class Link {
         all.set(samples, at);
         at += samples.length;
       }
-      await this.post(this.url("hear", flags), all);
+      if (await this.post(this.url("hear", flags), all)) continue;
+      arrived = false;
+      if (!flags.last) this.recording(); // without its middle the rest is worth nothing
     }
+    return arrived;
+  }
+
+  // Take what waits of the oldest recording.
+  recording() {
+    const ends = this.pieces.findIndex(({ flags }) => flags.last);
+    return this.pieces.splice(0, ends < 0 ? this.pieces.length : ends + 1);
   }
 }

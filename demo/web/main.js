@@ -1,69 +1,77 @@
 // The page: what people do (press, speak, stop, choose) becomes requests; what the server says becomes sound and cards.
 //
-// State, for styling and for tests, is in the data attributes of .talk: state (connecting, idle, recording, thinking,
-// speaking), free (hands-free is on), gaps, first-sound-ms of the latest reply.
+// State, for styling and for tests, is in the data attributes of .talk: state (connecting, idle, asking, recording,
+// thinking, speaking), free (hands-free is on), gaps, first-sound-ms of the latest reply.
 
 import { Braid } from "./braid.js";
 import { Link } from "./link.js";
-import { Microphone } from "./microphone.js";
 import { Player } from "./player.js";
 import { recordingsPage } from "./recordings.js";
 import { resultsPage } from "./results.js";
 import { Controls } from "./settings.js";
 import { Story } from "./story.js";
 import { Strip } from "./strip.js";
+import { Talking } from "./talking.js";
 import { fill, languageName, number, onChange, preferred, problem, t, use } from "./texts.js";
-
-const TAP = 350; // ms: a shorter press goes on listening until the next one
 
 export async function start(element, props) {
   const root = element.querySelector(".talk");
   const $ = (selector) => root.querySelector(selector);
   const player = new Player(props.rate);
-  const microphone = new Microphone();
-  const link = new Link(receive, complain);
+  const link = new Link(receive, (text) => say(text), props.heartbeat);
   const story = new Story($(".turns"), props, player, link, (turn, part) => {
     story.choose(turn, part);
     link.act("choose", { turn, part });
   });
+  const talking = new Talking(root, link, {
+    connected: () => connected,
+    talks: () => !$("#panel-talk").hidden,
+    changed: show,
+    hush,
+    say,
+    prompt,
+  });
   const live = new Strip($(".strip.live"), props.frame_rate, props.languages);
-  new Braid($(".braid"), () => Math.max(player.loudness(), recording || free ? microphone.level : 0));
+  new Braid($(".braid"), () => Math.max(player.loudness(), talking.level));
 
   let connected = false;
-  let recording = null; // {pressed at, toggled} while push to talk listens
-  let free = false; // hands-free
+  let known = false; // the server has said once how things stand
   let working = false; // the server is making a reply
   let ended = 0; // performance.now() when the latest prompt ended
   let discarded = new Set(); // replies that somebody did not want to hear the rest of
-  let message = null; // a problem that stays until something happens: {text}
+  let message = null; // what stays until something happens: {text, calm}; calm: no problem
   let queue = 0;
   let context = null;
 
   // ---- what is shown ------------------------------------------------------------------------------------------------
 
   function show() {
-    const state = !connected ? "connecting" : recording ? "recording" : player.sounding ? "speaking" : working ? "thinking" : "idle";
+    const state = !connected ? "connecting" : talking.state ?? (player.sounding ? "speaking" : working ? "thinking" : "idle");
+    const toggled = Boolean(talking.turn?.toggled);
     if (state !== root.dataset.state) root.dataset.state = state;
-    root.dataset.free = free;
+    root.dataset.free = Boolean(talking.free);
     root.dataset.gaps = player.gaps;
-    root.dataset.problem = Boolean(message);
+    root.dataset.problem = Boolean(message && !message.calm);
     const words = {
-      connecting: t("state.connecting"),
-      recording: t(recording?.toggled ? "state.recording.tap" : "state.recording"),
+      connecting: t(known ? "state.lost" : "state.connecting"),
+      asking: t("state.asking"),
+      recording: t(toggled ? "state.recording.tap" : "state.recording"),
       speaking: player.blocked ? t("state.blocked") : t("state.speaking"),
       thinking: queue ? t("state.queue", { n: queue }) : t("state.thinking"),
-      idle: t(free ? "state.free" : "state.idle"),
+      idle: t(talking.free ? "state.free" : "state.idle"),
     };
-    const text = message && !["recording", "speaking"].includes(state) ? problem(message.text) : words[state];
+    const text = message && !["connecting", "asking", "recording", "speaking"].includes(state) ? problem(message.text) : words[state];
     if ($(".status").textContent !== text) $(".status").textContent = text;
     $(".stop").disabled = !(working || player.sounding);
-    $(".press").setAttribute("aria-pressed", String(Boolean(recording)));
+    $(".press").setAttribute("aria-pressed", String(state === "recording"));
+    const label = { asking: t("press.asking"), recording: t(toggled ? "press.recording.tap" : "press.recording") }[state] ?? t("press");
+    if ($(".press .label").textContent !== label) $(".press .label").textContent = label;
     if ($(".beginning").hidden === story.empty) {
       $(".beginning").hidden = !story.empty;
       $(".beginnings").open = story.empty;
     }
     $(".story-bar").hidden = story.empty;
-    for (const name of [".again", ".undo"]) $(name).disabled = Boolean(recording);
+    for (const name of [".again", ".undo"]) $(name).disabled = Boolean(talking.turn);
     if (context) {
       $(".meter span").style.width = `${Math.min(100, (100 * context.used) / context.limit)}%`;
       const forgotten = context.forgotten ? ` · ${t("context.forgotten", { n: context.forgotten })}` : "";
@@ -73,8 +81,8 @@ export async function start(element, props) {
     }
   }
 
-  function complain(text) {
-    message = { text };
+  function say(text, calm = false) {
+    message = text && { text, calm };
     show();
   }
 
@@ -83,12 +91,14 @@ export async function start(element, props) {
   function receive(m, sound) {
     const key = m.turn === undefined ? null : story.key(m.turn, m.part);
     if (m.type === "hello") {
-      connected = true;
+      connected = known = true;
+      if (!m.resumed) working = m.working;
       link.act("settings", controls.read());
+      talking.back();
       for (const a of root.querySelectorAll(".downloads a")) a.href = link.url("story", { form: a.dataset.form });
     } else if (m.type === "lost") {
-      connected = working = false;
-      if (free) setFree(false);
+      connected = false;
+      talking.lost();
     } else if (m.type === "story") {
       player.silence();
       discarded = new Set();
@@ -154,95 +164,30 @@ export async function start(element, props) {
     if (replay && !working) return;
     discarded.add(story.turns.length - 1);
     if (replay) return link.act("stop");
-    const [turn, part] = sounded.key.split("/").map(Number);
-    return link.act("stop", { turn, part, heard: sounded.heard });
+    return link.act("stop", heardOf(sounded));
   }
 
+  // Somebody speaks hands-free: the server has ended the reply already, and wants to know how much of it was heard.
   function bargeIn() {
-    hush();
     message = null;
+    if (working) discarded.add(story.turns.length - 1);
+    const sounded = player.silence();
+    if (sounded && !sounded.replay) link.act("stop", heardOf(sounded));
   }
 
-  async function begin() {
-    if (recording || !connected) return;
-    player.unlock();
-    const mine = (recording = { since: performance.now(), toggled: false, released: false });
-    message = null;
-    const hushed = hush();
-    if (free) setFree(false);
-    show();
-    try {
-      await microphone.open();
-    } catch (error) {
-      recording = null;
-      return complain(error.name);
-    }
-    await hushed;
-    if (recording !== mine) return;
-    let first = true;
-    microphone.record((samples) => {
-      link.hear(samples, { rate: microphone.rate, ...(first ? { first: 1 } : {}) });
-      first = false;
-    });
-    if (mine.released) end();
-  }
-
-  async function end() {
-    if (!recording) return;
-    if (!microphone.onPiece) {
-      recording.released = true; // the microphone is still being opened
-      return;
-    }
-    ended = performance.now();
-    recording = null;
-    working = true;
-    show();
-    await microphone.stop();
-    await link.hear(new Int16Array(0), { rate: microphone.rate, last: 1 });
-  }
-
-  function press() {
-    if (recording?.toggled) end();
-    else begin();
-  }
-
-  function release() {
-    if (!recording) return;
-    if (performance.now() - recording.since < TAP && !recording.toggled) {
-      recording.toggled = true;
-      show();
-    } else end();
-  }
-
-  async function setFree(on) {
-    if (on === free) return;
-    free = on;
-    $(".free").setAttribute("aria-pressed", String(on));
-    if (!on) {
-      showLive(false);
-      if (microphone.onPiece) await microphone.stop();
-      link.hear(new Int16Array(0), { rate: microphone.rate, free: 1, last: 1 });
-      return show();
-    }
-    message = null;
-    show();
-    try {
-      await microphone.open();
-    } catch (error) {
-      free = false;
-      $(".free").setAttribute("aria-pressed", "false");
-      return complain(error.name);
-    }
-    let first = true;
-    microphone.record((samples) => {
-      link.hear(samples, { rate: microphone.rate, free: 1, ...(first ? { first: 1 } : {}) });
-      first = false;
-    });
+  function heardOf({ key, heard }) {
+    const [turn, part] = key.split("/").map(Number);
+    return { turn, part, heard };
   }
 
   async function give(send) {
     message = null;
     await hush();
+    await prompt(send);
+  }
+
+  // What was said goes to the server: send() resolves to whether it arrived.
+  async function prompt(send) {
     ended = performance.now();
     working = true;
     show();
@@ -262,44 +207,15 @@ export async function start(element, props) {
     show();
   }
 
-  const button = $(".press");
-  button.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    button.setPointerCapture(event.pointerId);
-    press();
-  });
-  button.addEventListener("pointerup", release);
-  button.addEventListener("pointercancel", release);
-  button.addEventListener("contextmenu", (event) => event.preventDefault());
-
-  const typing = (target) => target.closest?.("input, select, textarea, summary, a, button:not(.press), canvas");
-  document.addEventListener("keydown", (event) => {
-    const talks = !$("#panel-talk").hidden;
-    if (event.key === "Escape" && talks) hush();
-    const keys = document.activeElement === button ? [" ", "Enter"] : [" "];
-    if (!talks || !keys.includes(event.key) || typing(event.target)) return;
-    event.preventDefault();
-    if (!event.repeat) press();
-  });
-  document.addEventListener("keyup", (event) => {
-    const keys = document.activeElement === button ? [" ", "Enter"] : [" "];
-    if (keys.includes(event.key) && !typing(event.target)) {
-      event.preventDefault();
-      release();
-    }
-  });
-  window.addEventListener("blur", () => recording && !recording.toggled && end());
-
   $(".stop").addEventListener("click", () => {
     hush();
     show();
   });
-  $(".free").addEventListener("click", () => setFree(!free));
   $(".upload input").addEventListener("change", ({ target }) => {
     const [file] = target.files;
     target.value = "";
     if (!file) return;
-    if (file.size > props.max_upload) return complain(`“${file.name}” is larger than ${props.max_upload / 1e6} MB`);
+    if (file.size > props.max_upload) return say(`“${file.name}” is larger than ${props.max_upload / 1e6} MB`);
     give(() => link.upload(file));
   });
   for (const action of ["again", "undo", "new"]) $(`.${action}`).addEventListener("click", () => change(action));
@@ -309,7 +225,7 @@ export async function start(element, props) {
     const item = document.createElement("li");
     const hear = Object.assign(document.createElement("button"), { type: "button", className: "quiet hear-example", textContent: "▶" });
     hear.dataset.tLabel = "example.hear";
-    hear.addEventListener("click", () => player.play(`example/${k}`, link.url(`example/${k}.flac`)).catch((e) => complain(e.message)));
+    hear.addEventListener("click", () => player.play(`example/${k}`, link.url(`example/${k}.flac`)).catch((e) => say(e.message)));
     const used = Object.assign(document.createElement("button"), { type: "button", className: "example" });
     const badge = Object.assign(document.createElement("span"), { className: "badge" });
     badge.dataset.language = language;

@@ -3,6 +3,8 @@
 // A voice is one sound (a reply, a prompt played again), known by a key; voices sound one after the other. How much of a
 // voice has sounded is exact: the page can tell the server what was heard when somebody interrupts.
 
+import { onGesture, wake } from "./gestures.js";
+
 const LEAD = 0.03; // s between the arrival of the first piece and its sound
 const LEAD_AFTER_GAP = 0.15; // s, after sound ran out once: gather a little more
 const FADE = 0.008; // s, time constant of the fade when silenced
@@ -15,9 +17,7 @@ export class Player {
     this.sources = new Set();
     this.playhead = 0;
     this.gaps = 0;
-    for (const gesture of ["pointerdown", "pointerup", "keydown"]) {
-      document.addEventListener(gesture, () => this.unlock(), { capture: true, passive: true });
-    }
+    onGesture(() => this.unlock());
   }
 
   // Browsers let sound start only from a gesture: every gesture makes sure that the context exists and runs.
@@ -28,7 +28,7 @@ export class Player {
       this.analyser.fftSize = 1024;
       this.analyser.connect(this.context.destination);
     }
-    if (this.context.state === "suspended") this.context.resume();
+    wake(this.context);
   }
 
   get blocked() {

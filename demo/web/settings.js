@@ -1,5 +1,6 @@
 // The controls: target language and the folded settings. Kept in this browser; `read` gives them as the server wants them.
 
+import { keep, recallObject } from "./stored.js";
 import { languageName, number, onChange, t } from "./texts.js";
 
 const STORED = "tresse-choices";
@@ -22,7 +23,8 @@ export class Controls {
     for (const name of ["", ...props.speakers]) speaker.append(new Option(name.charAt(0).toUpperCase() + name.slice(1), name));
     speaker.closest("label").hidden = props.speakers.length < 2;
     this.defaults = { target: "same", speaker: "", seed: "", ...props.defaults };
-    this.write({ ...this.defaults, ...JSON.parse(localStorage.getItem(STORED) ?? "{}") });
+    this.write(this.defaults);
+    this.write(recallObject("local", STORED));
     root.addEventListener("input", (event) => {
       if (event.target.name) this.changed();
     });
@@ -41,23 +43,29 @@ export class Controls {
     return this.root.querySelector("[name=target]:checked").value;
   }
 
+  // Values that the controls do not take as they are, change nothing: they may come from another version, or from anywhere.
   write(values) {
     const radios = [...this.root.querySelectorAll("[name=target]")];
-    (radios.find((radio) => radio.value === values.target) ?? radios[0]).checked = true;
-    for (const name of NAMES) {
-      this.field(name).value = values[name];
+    const radio = radios.find((one) => one.value === values.target) ?? radios.find((one) => one.checked) ?? radios[0];
+    radio.checked = true;
+    for (const name of NAMES.filter((one) => one in values)) {
+      const field = this.field(name);
+      const before = field.value;
+      field.value = values[name];
+      const same = field.value === values[name] || (field.value !== "" && Number(field.value) === Number(values[name]));
+      if (values[name] !== this.defaults[name] && !(same && field.checkValidity())) field.value = before;
     }
-    if (this.field("speaker").selectedIndex < 0) this.field("speaker").value = "";
   }
 
   read() {
     const values = Object.fromEntries(NAMES.map((name) => [name, this.field(name).value]));
+    if (values.seed) values.seed = String(Number(values.seed)); // 1e3 is a number to browsers
     return { target: this.target, ...values };
   }
 
   changed() {
     const chosen = Object.entries(this.read()).filter(([name, value]) => value !== String(this.defaults[name]));
-    localStorage.setItem(STORED, JSON.stringify(Object.fromEntries(chosen)));
+    keep("local", STORED, JSON.stringify(Object.fromEntries(chosen)));
     this.label();
     this.onInput(this.read());
   }

@@ -161,7 +161,6 @@ export class Story {
     choose.hidden = true;
     choose.addEventListener("click", () => this.onChoose(turn, k));
     const canvas = part("canvas", "strip");
-    canvas.setAttribute("role", "img");
     canvas.dataset.tLabel = "strip";
     canvas.setAttribute("aria-label", t("strip"));
     const words = part("p", "words");
@@ -171,9 +170,7 @@ export class Story {
     buttons.append(play, download, choose);
     element.append(head, words, canvas, facts, buttons);
     const strip = new Strip(canvas, this.props.frame_rate, this.props.languages);
-    canvas.addEventListener("click", (event) => {
-      if (!play.disabled) sound((event.offsetX / canvas.clientWidth) * Math.max(6, strip.seconds));
-    });
+    strip.seek((from) => play.disabled || sound(from), (at) => seconds(at));
     const card = { element, strip, words, facts, play, download, choose, last: -1, message: { languages } };
     this.cards.set(key, card);
     return card;

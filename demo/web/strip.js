@@ -3,10 +3,11 @@
 
 const BAND = 5; // px
 const SHORTEST = 6; // s that the strip shows at least
+const STEP = 0.5; // s that an arrow key goes
 
 export class Strip {
   constructor(canvas, frameRate, languages) {
-    Object.assign(this, { canvas, frameRate, languages, units: [], position: null });
+    Object.assign(this, { canvas, frameRate, languages, units: [], position: null, cursor: null });
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
@@ -50,10 +51,41 @@ export class Strip {
       pen.fillRect(left, height - BAND, right - left, BAND);
       x += wide;
     }
-    if (this.position !== null) {
-      pen.fillStyle = style.getPropertyValue("--ink").trim();
-      pen.fillRect(this.position * this.frameRate * perFrame - 1, 0, 2, height);
+    pen.fillStyle = style.getPropertyValue("--ink").trim();
+    for (const at of [this.position, this.cursor].filter((one) => one !== null)) {
+      pen.fillRect(at * this.frameRate * perFrame - 1, 0, 2, height);
     }
+  }
+
+  // Let people choose a point to listen from: with a pointer, or with the arrow keys and Enter. listen(s): called with it.
+  seek(listen, words) {
+    const { canvas } = this;
+    const values = { role: "slider", tabindex: 0, "aria-valuemin": 0, "aria-valuemax": 0, "aria-valuenow": 0 };
+    for (const [name, value] of Object.entries(values)) canvas.setAttribute(name, value);
+    const go = (seconds) => {
+      this.cursor = Math.max(0, Math.min(seconds, this.seconds));
+      canvas.setAttribute("aria-valuemax", this.seconds.toFixed(1));
+      canvas.setAttribute("aria-valuenow", this.cursor.toFixed(1));
+      canvas.setAttribute("aria-valuetext", words(this.cursor));
+      this.draw();
+    };
+    canvas.addEventListener("focus", () => canvas.matches(":focus-visible") && go(this.cursor ?? 0));
+    canvas.addEventListener("blur", () => {
+      this.cursor = null;
+      this.draw();
+    });
+    canvas.addEventListener("click", ({ detail, offsetX }) => {
+      const pointed = (offsetX / canvas.clientWidth) * Math.max(SHORTEST, this.seconds);
+      listen(detail ? Math.min(pointed, this.seconds) : (this.cursor ?? 0));
+    });
+    canvas.addEventListener("keydown", (event) => {
+      const at = this.cursor ?? 0;
+      const to = { ArrowLeft: at - STEP, ArrowDown: at - STEP, ArrowRight: at + STEP, ArrowUp: at + STEP, Home: 0, End: this.seconds }[event.key];
+      if (to !== undefined) go(to);
+      else if (event.key === "Enter" || event.key === " ") listen(at);
+      else return;
+      event.preventDefault();
+    });
   }
 }
 

@@ -1,5 +1,7 @@
 // The words of the page: texts.en.json, texts.fr.json ... Elements name theirs: data-t (text), data-t-label, data-t-title.
 
+import { keep, recall } from "./stored.js";
+
 let words = {};
 export let language = "en";
 const listeners = [];
@@ -42,7 +44,7 @@ export async function use(code) {
   const response = await fetch(new URL(`texts.${code}.json`, import.meta.url));
   words = await response.json();
   language = code;
-  localStorage.setItem("tresse-language", code);
+  keep("local", "tresse-language", code);
   document.documentElement.lang = code;
   for (const listener of listeners) listener();
 }
@@ -50,7 +52,7 @@ export async function use(code) {
 export const onChange = (listener) => listeners.push(listener);
 
 export function preferred(available) {
-  const asked = new URLSearchParams(location.search).get("lang") ?? localStorage.getItem("tresse-language");
+  const asked = new URLSearchParams(location.search).get("lang") ?? recall("local", "tresse-language");
   const codes = [asked, ...navigator.languages].map((code) => String(code).slice(0, 2));
   return codes.find((code) => available.includes(code)) ?? available[0];
 }

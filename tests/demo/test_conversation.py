@@ -14,7 +14,6 @@ import soundfile
 
 from demo import archive
 from demo.app import start
-from demo.turn_taking import TurnTaking
 from demo.waiting_line import Left, WaitingLine
 from slm.bundle import Bundle
 from slm.errors import TresseError
@@ -228,19 +227,3 @@ def test_the_line_serves_in_order_of_arrival() -> None:
     for thread in threads:
         thread.join(5)
     assert order == [0, 1, 2, 3, 4]
-
-
-def test_a_turn_ends_with_a_pause_and_holds_all_that_was_said() -> None:
-    turns, silence = TurnTaking(), np.zeros(16000, np.float32)
-    speech = spoken_beginning("en")[: 16000 * 3]
-    kept, events = [], []
-    whole = np.concatenate([silence, speech, silence, silence])
-    for start_ in range(0, len(whole), 700):
-        part, began, ended = turns.push(whole[start_ : start_ + 700])
-        kept.append(part)
-        events += [name for name, flag in (("began", began), ("ended", ended)) if flag]
-    assert events == ["began", "ended"]
-    turn = np.concatenate(kept)
-    at = np.correlate(turn[:40000], speech[2000:6000], "valid").argmax()
-    assert at >= 2000  # nothing of its beginning is missing
-    assert 0.9 < len(turn) / (len(speech) + 0.7 * 16000) < 1.3

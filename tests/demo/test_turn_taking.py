@@ -1,0 +1,136 @@
+"""Hands-free turns: what was said makes them, not how a network cuts the sound into chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from demo.app import start
+from demo.microphone import Microphone, ReadPrompt
+from demo.transcripts import LiveTranscript, Transcripts
+from demo.turn_taking import TurnTaking
+from slm.audio import resample
+from slm.voice_activity import RATE
+from tests.conftest import spoken_beginning
+from tests.fake_bundle import FakeBundle
+from tests.talker import Talker
+
+SILENCE = np.zeros(RATE, np.float32)
+SPEECH = spoken_beginning("en")[: RATE * 3 // 2]
+TWICE = np.concatenate([SILENCE, SPEECH, SILENCE, SPEECH, SILENCE])
+"""Two utterances, with pauses that end a turn."""
+
+chunkings = st.one_of(
+    st.lists(st.integers(0, len(TWICE)), max_size=40).map(sorted),
+    st.integers(100, 50_000).map(lambda size: list(range(size, len(TWICE), size))),
+)
+"""Where the sound is cut, in samples."""
+
+
+def turns_of(cuts: list[int]) -> list[np.ndarray]:
+    """The turns, each complete, that come of TWICE when it is cut there."""
+    taking, turns = TurnTaking(), []
+    for chunk in np.split(TWICE, cuts):
+        for part in taking.push(chunk):
+            if part.began:
+                turns.append([])
+            turns[-1].append(part.samples)
+            if part.ended:
+                turns[-1] = [np.concatenate(turns[-1])]
+    assert not taking.speaking
+    return [turn for (turn,) in turns]
+
+
+@settings(max_examples=40, deadline=None)
+@given(chunkings)
+def test_turns_do_not_depend_on_chunks(cuts: list[int]) -> None:
+    whole, cut = turns_of([]), turns_of(cuts)
+    assert len(whole) == len(cut) == 2
+    for one, other in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_turn_holds_all_that_was_said_and_ends_with_a_pause() -> None:
+    for turn in turns_of([]):
+        at = np.correlate(turn, SPEECH[2000:6000], "valid").argmax()
+        assert at >= 2000  # nothing of its beginning is missing
+        assert len(SPEECH) < len(turn) < len(SPEECH) + 1.2 * RATE
+
+
+class Listener:
+    """Keeps the kinds of the messages, and the prompts."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.prompts: list[np.ndarray] = []
+
+    def tell(self, kind: str, audio: bytes = b"", **values: object) -> None:
+        if kind != "listening":
+            self.events.append(kind)
+
+    def interrupt(self) -> None:
+        self.events.append("interrupt")
+
+    def answer(self, read: ReadPrompt, transcript: LiveTranscript | None = None) -> None:
+        self.prompts.append(read(())[0])
+
+
+@pytest.fixture(scope="module")
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> FakeBundle:
+    return FakeBundle(tmp_path_factory.mktemp("bundle"), max_prompt_seconds=2.7)
+
+
+@settings(max_examples=15, deadline=None)
+@given(rate=st.sampled_from([16000, 44100, 48000]), size=st.floats(0.02, 8.0))
+def test_a_microphone_of_any_rate_gives_the_same_prompts(stand_in: FakeBundle, rate: int, size: float) -> None:
+    sound, reference = resample(TWICE, RATE, rate), turns_of([])
+    listener = Listener()
+    microphone = Microphone(listener, stand_in, Transcripts(), rate, True)  # type: ignore[arg-type]
+    for begin in range(0, len(sound), round(size * rate)):
+        microphone.push(sound[begin : begin + round(size * rate)])
+    assert listener.events == ["interrupt", "speech", "pause"] * 2
+    for prompt, turn in zip(listener.prompts, reference, strict=True):
+        assert abs(len(prompt) - len(turn)) <= 1024  # the way there and back may move a decision by a window or two
+
+
+def test_a_turn_that_is_too_long_costs_one_line_and_not_the_next_turn(stand_in: FakeBundle) -> None:
+    listener = Listener()
+    microphone = Microphone(listener, stand_in, Transcripts(), RATE, True)  # type: ignore[arg-type]
+    microphone.push(np.concatenate([SILENCE, SPEECH, SPEECH, SILENCE, SPEECH, SILENCE]))
+    assert listener.events == ["interrupt", "speech", "problem", "interrupt", "speech", "pause"]
+    assert len(listener.prompts) == 1
+
+
+@pytest.mark.parametrize("piece", [0.1, 30.0])
+def test_two_utterances_are_two_turns_of_the_story(tmp_path: Path, piece: float) -> None:
+    page, url = start(FakeBundle(tmp_path / "bundle", reply_seconds=0.5), "127.0.0.1", 0)  # type: ignore[arg-type]
+    try:
+        talker = Talker(url)
+        talker.say(TWICE, piece=piece, free=1)
+        talker.eventually(lambda: len(talker.of("idle")) == 2)
+        assert [message["turn"] for message in talker.of("heard")] == [0, 1]
+        lengths = [message["seconds"] for message in talker.of("heard")]
+        assert lengths == [pytest.approx(len(turn) / RATE, abs=0.001) for turn in turns_of([])]
+        assert not talker.of("problem")
+        talker.close()
+    finally:
+        page.close()
+
+
+def test_word_of_an_interruption_that_comes_late_does_not_end_the_next_reply(served: tuple[FakeBundle, str]) -> None:
+    bundle, url = served
+    talker = Talker(url)
+    talker.say(TWICE[: -len(SILENCE)], free=1)
+    talker.eventually(lambda: len(talker.of("speech")) == 2)
+    bundle.reply_seconds, bundle.real_time_factor = 4.0, 0.5
+    talker.say(SILENCE, free=1, more=1)
+    talker.eventually(lambda: any(message["turn"] == 1 for message in talker.of("audio")))
+    talker.do("stop", turn=0, part=0, heard=0.2)
+    talker.eventually(lambda: any(message["turn"] == 1 for message in talker.of("done")))
+    (second,) = (message for message in talker.of("done") if message["turn"] == 1)
+    assert (second["seconds"], second["stopped"]) == (4.0, False)
+    talker.close()
