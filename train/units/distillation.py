@@ -11,7 +11,7 @@ names of each frame.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -54,13 +54,15 @@ class DistilledUnits:
 
     whisper: the teacher's Whisper, a folder of the models. voices: the voices file, beside recipes/, whose training
     speakers, and mixtures of them, speak `sentences` sentences, drawn from `texts` a language. recordings: folders of
-    recordings of people, as `train.corpus.recordings` reads them. teacher: training of its head. steps, batch_size,
+    recordings of people, as `train.corpus.recordings` reads them. merged: phones that share the unit of another, since
+    accents and readings differ in them. teacher: training of its head. steps, batch_size,
     segment_frames, learning_rate: training of the causal network. conditions: how often clips pass through rooms, noise
     and lines.
     """
 
     whisper: str = "whisper"
     voices: str = "voices-natural.yaml"
+    merged: dict[str, str] = field(default_factory=dict)
     texts: int = 4200
     sentences: int = 4200
     recordings: tuple[str, ...] = ()
@@ -109,14 +111,27 @@ def train_distilled(
     check_whisper(whisper)
     clips = speak_pool(requests(sentences, voices, training), voices, pool, workers)
     teacher = train_teacher(clips, pool, whisper, training.teacher, folder / "teacher")
-    speech = [name_speech(clips_of(clips, pool), teacher, training, config, folder / "named" / "pool")]
+    sources = {"pool": (clips_of(clips, pool), len(clips))}
     for number, source in enumerate(recordings):
-        speech.append(name_speech(waveforms_of(source), teacher, training, config, folder / "named" / f"{number}"))
+        sources[str(number)] = (waveforms_of(source), len(source))
+    speech = [
+        name_speech(waveforms, count, teacher, training, config, folder / "named" / name)
+        for name, (waveforms, count) in sources.items()
+    ]
+    phones, units = merge(teacher.phones, training.merged)
+    speech = [replace(source, names=units[source.names.long()]) for source in speech]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        network = UnitNetwork(replace(config, codebook_size=len(teacher.phones)))
+        network = UnitNetwork(replace(config, codebook_size=len(phones)))
     distil(network, speech, training, folder / "student.pt")
-    return ConvUnitEncoder(network.half().float()), teacher.phones  # as it will be saved
+    return ConvUnitEncoder(network.half().float()), phones  # as it will be saved
+
+
+def merge(phones: Sequence[str], merged: Mapping[str, str]) -> tuple[list[str], Tensor]:
+    """The phones that units are named after, and the unit of each phone, uint8 [phones]. What is not there is ignored."""
+    left = [phone for phone in phones if merged.get(phone) not in phones]
+    units = [left.index(merged[phone] if phone not in left else phone) for phone in phones]
+    return left, torch.tensor(units, dtype=torch.uint8)
 
 
 def requests(sentences: Sequence[tuple[str, str]], voices: Voices, training: DistilledUnits) -> list[Request]:
@@ -183,6 +198,7 @@ def waveforms_of(recordings: Sequence[Recording]) -> Iterator[np.ndarray]:
 
 def name_speech(
     waveforms: Iterator[np.ndarray],
+    count: int,
     teacher: PhoneTeacher,
     training: DistilledUnits,
     config: ConvEncoderConfig,
@@ -190,19 +206,22 @@ def name_speech(
 ) -> NamedSpeech:
     """Every clip twice, clean and as recorded under `training.conditions`, with the teacher's names of the clean one.
 
-    Kept in `folder`, 60 clips a file, so that nothing is named twice.
+    count: of the waveforms, those included that are too short or long to learn from. Kept in `folder`, 60 clips a file, so
+    that nothing is named twice.
     """
     front = LogMel(config.mels, config.sample_rate)
     fitting = (wave for wave in waveforms if SHORTEST * RATE <= len(wave) <= LONGEST * RATE)
     parts: list[dict[str, Tensor]] = []
-    progress = Progress(f"named {folder.name}", 1 << 30, unit="clips")
+    done = 0
+    progress = Progress(f"named {folder.name}", count, unit="clips")
     for number, block in enumerate(blocks(fitting)):
-        path = folder / f"{number:05d}.safetensors"
+        path = folder / f"{number:05d}-{len(block)}.safetensors"
         if not path.exists():
             with atomic_path(path) as temporary:
                 save_file(_named(block, number, teacher, training, front), str(temporary))
         parts.append(load_file(str(path)))
-        progress.update(60 * (number + 1))
+        done += len(block)
+        progress.update(done)
     if not parts:
         raise TresseError(f"there is no speech to name for {folder}: give recordings of {SHORTEST} to {LONGEST} s")
     lengths = torch.cat([part["lengths"] for part in parts])

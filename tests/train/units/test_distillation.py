@@ -26,6 +26,7 @@ from train.units.distillation import (
     clips_of,
     distil,
     draw_batch,
+    merge,
     name_speech,
     requests,
     waveforms_of,
@@ -56,7 +57,7 @@ def teacher(tmp_path: Path, plain_features: None) -> PhoneTeacher:
 def named(teacher: PhoneTeacher, folder: Path) -> NamedSpeech:
     """The tones of a pool, named."""
     clips = write_clips(folder / "others", 6, seed=1)
-    return name_speech(clips_of(clips, folder / "others"), teacher, TRAINING, CONFIG, folder / "named")
+    return name_speech(clips_of(clips, folder / "others"), 6, teacher, TRAINING, CONFIG, folder / "named")
 
 
 def test_requests_are_drawn_once_and_more_of_them_go_on_behind_the_first() -> None:
@@ -91,6 +92,12 @@ def test_every_clip_is_kept_clean_and_changed_under_the_same_names(teacher: Phon
         assert torch.equal(speech.names[first], speech.names[second])
     again = named(teacher, tmp_path)
     assert torch.equal(again.mels, speech.mels)
+
+
+def test_merged_phones_share_a_unit() -> None:
+    phones, units = merge(["_", "a", "ɐ", "b", "ə"], {"ɐ": "ə", "x": "a", "b": "y"})
+    assert phones == ["_", "a", "b", "ə"]
+    assert units.tolist() == [0, 1, 3, 2, 3]
 
 
 @settings(max_examples=10, deadline=None)
@@ -159,8 +166,8 @@ def test_recordings_that_cannot_be_read_or_are_too_short_are_left_out(teacher: P
     soundfile.write(tmp_path / "short.wav", tones(["a"], 0.1), RATE)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     given = [Recording(tmp_path / f"{name}.wav", None, None, name, name) for name in ("broken", "short", "good")]
-    speech = name_speech(waveforms_of(given), teacher, TRAINING, CONFIG, tmp_path / "recordings")
+    speech = name_speech(waveforms_of(given), 3, teacher, TRAINING, CONFIG, tmp_path / "recordings")
     assert speech.lengths.tolist() == [1.2 * RATE / FRAME] * 2
     with pytest.raises(TresseError, match="there is no speech to name"):
-        name_speech(waveforms_of(given[:2]), teacher, TRAINING, CONFIG, tmp_path / "nothing")
+        name_speech(waveforms_of(given[:2]), 2, teacher, TRAINING, CONFIG, tmp_path / "nothing")
     assert np.isfinite(speech.mels.float().numpy()).all()
