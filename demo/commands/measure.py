@@ -17,6 +17,7 @@ from demo.commands.options import (
     AsrOption,
     BundleOption,
     DeviceOption,
+    JudgeOption,
     SpeakerOption,
     WorkersOption,
     no_telemetry,
@@ -171,20 +172,35 @@ def continuation_command(
 def resynthesis_command(
     out: OutOption,
     count: Annotated[int, typer.Option(help="Sentences a language and voice group.", min=1)] = 60,
+    judge: JudgeOption = None,
     asr: AsrOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """What units and vocoder keep of speech: words (where there is a recogniser), spectrum, melody, loudness."""
+    """What units and vocoder keep of speech: words (where there is a recogniser), spectrum, melody, loudness.
+
+    With the extra `judges`, also naturalness (DNSMOS) and how alike a speaker is in its languages.
+    """
     no_telemetry()
     from slm.bundle import Bundle
-    from train.evaluate.resynthesis import evaluate_resynthesis, summary_table
+    from slm.transcribe import Transcriber
+    from train.evaluate.judges import naturalness, speaker_embedding
+    from train.evaluate.resynthesis import evaluate_resynthesis, strangers, summary_table
 
     measured = Bundle.load(bundle, device)
     recogniser, missing = _recogniser(measured, asr)
     if missing:
         print(f"without word errors: {missing}", file=sys.stderr)
-    print(summary_table(evaluate_resynthesis(measured, recogniser, out=out, count=count)))
+    independent = Transcriber(judge, measured.languages) if judge else None
+    rating, embed = None, None
+    try:
+        rating, embed = naturalness(), speaker_embedding()
+    except TresseError as error:
+        print(f"without naturalness and likeness: {error}", file=sys.stderr)
+    results = evaluate_resynthesis(
+        measured, recogniser, out=out, count=count, judge=independent, rating=rating, embed=embed
+    )
+    print(summary_table(results), *strangers(results), sep="\n\n")
 
 
 def _say_problems(problems: list[dict[str, str]]) -> None:
@@ -197,10 +213,7 @@ def voices_command(
         Path, typer.Argument(help="Folder of recordings, with NAME.txt or a list.jsonl.", show_default=False)
     ],
     out: OutOption,
-    judge: Annotated[
-        str | None,
-        typer.Option(help="An independent recogniser: a faster-whisper model's folder or name.", show_default=False),
-    ] = None,
+    judge: JudgeOption = None,
     asr: AsrOption = None,
     speaker: SpeakerOption = None,
     units: Annotated[

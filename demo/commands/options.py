@@ -14,6 +14,12 @@ BundleOption = Annotated[
     str | None,
     typer.Option("--bundle", help="Folder or hub id of a bundle. [default: the shipped one]", show_default=False),
 ]
+JudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--judge", help="An independent recogniser: a faster-whisper model's folder or name.", show_default=False
+    ),
+]
 AsrOption = Annotated[
     str | None,
     typer.Option("--asr", help="A faster-whisper model's folder or name. [default: the bundle's]", show_default=False),

@@ -9,7 +9,9 @@ and spoken again by the vocoder's speakers:
 - `training voices`, `held-out voices`: other prompts, spoken by the vocoder's speakers in turn.
 
 Words are those of a recogniser (any object with `transcribe(waveform, sample_rate, language).text`): its errors on the
-original speech stand beside those on the resynthesised. Loudness is the level of what is not silence.
+original speech stand beside those on the resynthesised. The bundle's own recogniser was trained on the vocoder's sound and
+flatters it; a judge, DNSMOS and a speaker encoder (`train.evaluate.judges`) were not. Loudness is the level of what is not
+silence.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 
 from slm.errors import TresseError
+from train.evaluate.judges import Embedding, Rating, likeness_of_speakers, ratings, speakers_table
 from train.evaluate.metrics import RESYNTHESIS, named
 from train.evaluate.scorable import Talking, Transcribing
 from train.evaluate.word_error import character_errors, word_errors
@@ -55,8 +58,9 @@ WORDS = (
     "character_error",
     "resynthesised_character_error",
 )
+JUDGED = ("judged_original", "judged", "judged_rise", "natural_original", "natural")
 SOUND = ("mel_distance", "f0_correlation", "f0_error", "voicing_error", "level", "level_spread", "peak")
-"""Columns of the two tables."""
+"""Columns of the tables."""
 
 
 @dataclass(frozen=True)
@@ -79,11 +83,16 @@ def evaluate_resynthesis(
     out: Path,
     count: int = 60,
     panel: Voices | None = None,
+    judge: Transcribing | None = None,
+    rating: Rating | None = None,
+    embed: Embedding | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Measure a bundle on `count` sentences a language and group; write results.json, resynthesis.md and its plot.
 
-    transcriber: None leaves word errors out. Raises TresseError where the bundle's speakers are not among the voices.
+    transcriber, judge: None leaves their word errors out; rating, embed: None leaves naturalness and likeness out.
+
+    Raises TresseError where the bundle's speakers are not among the voices.
     """
     panel = panel or Voices.load()
     utterances = resynthesise(bundle, held_out_sentences(bundle.info, bundle.languages, count), panel)
@@ -94,6 +103,7 @@ def evaluate_resynthesis(
         "rows": {},
     }
     words = transcripts(utterances, transcriber) if transcriber is not None else None
+    judged = transcripts(utterances, judge) if judge is not None else None
     for language in bundle.languages:
         rows = results["rows"][language] = {}
         for group in GOALS:
@@ -108,9 +118,16 @@ def evaluate_resynthesis(
             row: dict[str, Any] = {"n": len(some), **loudness(some, bundle.sample_rate)}
             if words is not None:
                 row |= recognition([words[index] for index in members], seed) | {"goal": GOALS[group]}
+            if judged is not None:
+                row["judge"] = recognition([judged[index] for index in members], seed)
+            if rating is not None:
+                row["naturalness"] = ratings(some, rating, bundle.sample_rate, SAMPLE_RATE)
             if group == SAME:
                 row |= sound(some, bundle.sample_rate)
             rows[group] = row
+    if embed is not None:
+        own = [utterance for utterance in utterances if utterance.group == SAME]
+        results["likeness"] = likeness_of_speakers(own, embed, bundle.sample_rate, SAMPLE_RATE)
     results["goals_met"] = goals_met(results)
     out.mkdir(parents=True, exist_ok=True)
     save_spectrograms(utterances, bundle.sample_rate, out / PLOT)
@@ -269,6 +286,7 @@ def markdown_page(results: dict[str, Any]) -> str:
         "",
         summary_table(results),
         "",
+        *strangers(results),
         "## Sound and melody",
         "",
         "The vocoder's speakers against themselves. Mel distance in nats; f0 where both are voiced: correlation of its",
@@ -279,6 +297,18 @@ def markdown_page(results: dict[str, Any]) -> str:
     ]
     met = ", ".join(f"{name} {'met' if met else 'not met'}" for name, met in results["goals_met"].items())
     return "\n".join([*page, "", f"Goals: {met}.", "", f"![{PLOT}]({PLOT})"]) + "\n"
+
+
+def strangers(results: dict[str, Any]) -> list[str]:
+    """The page's lines on what independent ears say, where they were asked."""
+    lines: list[str] = []
+    rows = [row for groups in results["rows"].values() for row in groups.values()]
+    if any("judge" in row or "naturalness" in row for row in rows):
+        lines += ["## Independent ears", "", "Word errors of the judge, and DNSMOS overall (1 to 5).", ""]
+        lines += [_table(results, JUDGED), ""]
+    if results.get("likeness"):
+        lines += [speakers_table(results["likeness"]), ""]
+    return lines
 
 
 def summary_table(results: dict[str, Any]) -> str:
