@@ -45,6 +45,7 @@ LINKED = [
     "SECURITY.md",
     "measured/README.md",
     "measured/ablation.md",
+    "measured/corpus.md",
     "measured/results.md",
     "measured/stories.md",
     "measured/training.md",

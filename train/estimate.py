@@ -66,7 +66,7 @@ def estimate(recipe: Recipe, out: Path, *, measure: bool = True) -> dict[str, An
     units_a_token = UNITS_A_TOKEN if recipe.vocabulary.size is not None else 1.0
     rate = _unit_rate(recipe)
     document = round(SENTENCES * (SECONDS_A_SENTENCE * rate / units_a_token + training.tags)) + 1
-    stories = recipe.stories.train
+    stories = recipe.stories.about
     corpus = out / "corpus" / "corpus.json"
     if corpus.exists():
         made = json.loads(corpus.read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 
 from slm.errors import TresseError
+from slm.interleave import INTERLEAVED, MIXED, MONOLINGUAL, Mode
 from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
 from slm.units.conv import ConvEncoderConfig
@@ -173,6 +174,22 @@ class Recipe:
         for key, value in changes.items():
             _override(values, key, value)
         return parse(cls, values, str(path))
+
+    @property
+    def modes(self) -> set[str]:
+        """The modes, without their languages, of all stages that it trains."""
+        rows = self.ablation.rows.values() if self.ablation else ()
+        stages = [*self.slm.stages, *(stage for row in rows for stage in row.stages)]
+        return {Mode.parse(mode, self.languages).name for stage in stages for mode in stage.modes}
+
+    def check_sources(self) -> None:
+        """Raises TresseError where the stories have sources that no stage of training tells."""
+        for kind, serving in (("pairs", (INTERLEAVED,)), ("text", (MIXED, MONOLINGUAL))):
+            names = [source.id for source in self.stories.sources if source.kind == kind]
+            if names and not self.modes & set(serving):
+                raise TresseError(
+                    f"stories.sources: no stage of slm.stages tells {kind} like {names[0]}: add the mode {serving[0]}"
+                )
 
     def taken(self, stage: str) -> Path | None:
         """The folder of what a stage takes from a bundle instead of making it; None where it makes it.

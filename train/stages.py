@@ -34,15 +34,20 @@ from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.data import LANGUAGES
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
+from train.stories.mixture import describe, write_mixture
 from train.stories.written_cloze import splits
 from train.tools.checkpoints import write_json
 from train.tools.launch import on_processes, under_launcher
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
-    """Generate the training and validation stories, or take those of a file (the first ones train, those that follow
-    validate), or the project's written stories."""
+    """Generate the training and validation stories, mix them from sources, or take those of a file (the first ones train,
+    those that follow validate), or the project's written stories."""
     settings = recipe.stories
+    if settings.sources:
+        recipe.check_sources()
+        print(describe(write_mixture(settings, recipe.languages, recipe.seed, out / "stories")))
+        return
     own = None if settings.file in (None, "written") else read_stories(Path(settings.file))
     for split in ("train", "validation"):
         count, cycles = getattr(settings, split), settings.cycles if split == "train" else None
@@ -212,6 +217,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
             "commit": _commit(),
             "data": corpus["sources"],
             "stories": corpus["stories"],
+            **_texts(out / "stories" / "sources.json"),
             "voices": list(dict.fromkeys(voices)),
             "made": datetime.now(UTC).date().isoformat(),
             "training_seconds": _stage_seconds(out),
@@ -222,6 +228,20 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     write_json(made / "bundle.json", info)
     shutil.rmtree(out / "bundle", ignore_errors=True)
     made.rename(out / "bundle")
+
+
+def _texts(report: Path) -> dict[str, Any]:
+    """Origins of the sources' texts, with licences, words and those to be credited; {} for generated stories."""
+    if not report.exists():
+        return {}
+    sources = json.loads(report.read_text(encoding="utf-8"))["sources"]
+    return {
+        "texts": {
+            name: {key: source[key] for key in ("origins", "words", "credits")}
+            for name, source in sources.items()
+            if source["rows"]
+        }
+    }
 
 
 def _began_as(recipe: Recipe) -> dict[str, Any]:
@@ -248,7 +268,7 @@ def write_examples(recipe: Recipe, stories: Path, folder: Path) -> None:
     voices = Voices.load()
     folder.mkdir(parents=True)
     training = read_stories(stories / "train.jsonl")
-    trained = {tuple(story.told_in(language)[:2]) for story in training for language in recipe.languages}
+    trained = {tuple(texts[:2]) for story in training for texts in story.sentences.values()}
     own = recipe.stories.file is not None
     among = list(read_stories(stories / "validation.jsonl") if own else generate_stories(recipe.seed, 2000, "test"))
     entries = []

@@ -1,6 +1,7 @@
 """Stories -> speech -> units -> Parquet shards: the corpus that the language model trains on.
 
-A row is a story in one voice: per language a list of sentences, each a list of collapsed units and of run lengths. Runs of
+A row is a story in one voice: per language a list of sentences (an empty one where it is not told in that language), each
+a list of collapsed units and of run lengths; and its kind. Runs of
 `stories_per_voice` stories are spoken by one voice; within a shard the same sentence in the same voice is spoken and
 encoded once. A shard is written atomically and is a pure function of (stories, voices, encoder, preparation): a shard that
 exists is finished, and a preparation that was killed goes on with the missing ones and ends with the same bytes. What a
@@ -37,6 +38,7 @@ from train.corpus.encoding import speak_and_encode
 from train.corpus.reader import AnyStory, Rejected, Row, read_rows
 from train.corpus.work import CorpusPreparation, Counts, Prepared, Request, Shard, Work
 from train.speech.voices import Voices
+from train.stories.grammar import STORY
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
 from train.tools.workers import worker_pool
@@ -117,7 +119,8 @@ def _survey(stories: Path | list[AnyStory], work: Work, rejected: IO[str]) -> tu
     for row in read_rows(stories, work.languages, work.preparation.longest_text):
         if isinstance(row, Row):
             usable += 1
-            digest.update(json.dumps([row.number, row.id, row.sentences]).encode())
+            kind = [] if row.kind == STORY else [row.kind]
+            digest.update(json.dumps([row.number, row.id, row.sentences, *kind]).encode())
         else:
             unusable += 1
             rejected.write(row.to_json() + "\n")
@@ -169,14 +172,14 @@ def write_shard(shard: Shard, work: Work) -> Counts:
 
 def write_rows(shard: Shard, work: Work, units: dict[Request, Units | str]) -> Counts:
     """Write a shard whose sentences were encoded."""
-    columns: dict[str, list] = {"id": [], "speaker": []}
+    columns: dict[str, list] = {"id": [], "speaker": [], "kind": []}
     for language in work.languages:
         columns |= {f"units_{language}": [], f"run_lengths_{language}": []}
     rejected = []
     seconds, sentences = 0.0, 0
     for row, speaker, recording in work.told(shard):
         spoken = {
-            language: [units[Request(speaker, recording, language, text)] for text in row.sentences[language]]
+            language: [units[Request(speaker, recording, language, text)] for text in row.sentences.get(language, ())]
             for language in work.languages
         }
         wrong = next((part for story in spoken.values() for part in story if isinstance(part, str)), None)
@@ -185,6 +188,7 @@ def write_rows(shard: Shard, work: Work, units: dict[Request, Units | str]) -> C
             continue
         columns["id"].append(row.id)
         columns["speaker"].append(speaker)
+        columns["kind"].append(row.kind)
         for language, story in spoken.items():
             good = [part for part in story if isinstance(part, Units)]
             columns[f"units_{language}"].append([part.ids for part in good])
@@ -198,7 +202,7 @@ def write_rows(shard: Shard, work: Work, units: dict[Request, Units | str]) -> C
         return counts
     numbers = pa.list_(pa.list_(pa.uint16()))
     schema = pa.schema(
-        [(name, pa.string() if name in ("id", "speaker") else numbers) for name in columns],
+        [(name, pa.string() if name in ("id", "speaker", "kind") else numbers) for name in columns],
         metadata={METADATA: json.dumps(metadata).encode()},
     )
     with atomic_path(shard.path) as temporary:

@@ -1,6 +1,7 @@
 """Anyone's parallel stories, row by row: what can be used goes on, what cannot is named with its row and the reason.
 
-`stories.jsonl` holds one `{"id", "sentences": {"en": [...], "fr": [...]}}` a line (design.md). Nothing is held in memory but
+`stories.jsonl` holds one `{"id", "sentences": {"en": [...], "fr": [...]}}` a line; a row may be told in one of the languages
+only, and `"kind": "pairs"` says that its sentences have only their translations in common. Nothing is held in memory but
 the row at hand: ids that occurred already are kept in a temporary file.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from slm.errors import TresseError
+from train.stories.grammar import PAIRS, STORY
 from train.tools.texts import plain
 
 LONGEST_ROW = 1_000_000
@@ -37,11 +39,14 @@ class AnyStory(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """A usable row: its number (from 1), and a story with one list of sentences for each language of the corpus."""
+    """A usable row: its number (from 1), and a story with one list of sentences for each language that it is told in.
+
+    kind: `pairs` where the sentences have only their translations in common (train.stories.grammar)."""
 
     number: int
     id: str
     sentences: dict[str, list[str]]
+    kind: str = STORY
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ def read_rows(stories: Path | Iterable[AnyStory], languages: list[str], longest:
             id = None
             try:
                 story = json.loads(content.decode("utf-8")) if isinstance(content, bytes) else content
-                id, sentences = _check(story, languages, longest)
+                id, kind, sentences = _check(story, languages, longest)
                 if not seen.add(id):
                     raise _Unusable(f"an earlier row has the same id {id}")
             except _Unusable as error:
@@ -79,7 +84,7 @@ def read_rows(stories: Path | Iterable[AnyStory], languages: list[str], longest:
             except (ValueError, RecursionError) as error:
                 yield Rejected(number, None, f"not JSON: {error}")
             else:
-                yield Row(number, id, sentences)
+                yield Row(number, id, sentences, kind)
 
 
 class _Unusable(Exception):
@@ -91,7 +96,7 @@ def _contents(stories: Path | Iterable[AnyStory], languages: list[str]) -> Itera
     if not isinstance(stories, Path):
         for number, story in enumerate(stories, 1):
             told = {language: story.sentences[language] for language in languages if language in story.sentences}
-            yield number, {"id": story.id, "sentences": told}
+            yield number, {"id": story.id, "sentences": told, "kind": getattr(story, "kind", STORY)}
         return
     try:
         with stories.open("rb") as file:
@@ -111,8 +116,8 @@ def _contents(stories: Path | Iterable[AnyStory], languages: list[str]) -> Itera
         raise TresseError(f"cannot read {stories} ({error.strerror}): give a .jsonl file of stories") from error
 
 
-def _check(story: Any, languages: list[str], longest: int) -> tuple[str, dict[str, list[str]]]:
-    """The id and the cleaned sentences of a row. Raises _Unusable."""
+def _check(story: Any, languages: list[str], longest: int) -> tuple[str, str, dict[str, list[str]]]:
+    """The id, the kind and the cleaned sentences of a row. Raises _Unusable."""
     if story is None:
         raise _Unusable(f"longer than {LONGEST_ROW} bytes")
     if not isinstance(story, dict) or not isinstance(story.get("sentences"), dict):
@@ -124,24 +129,30 @@ def _check(story: Any, languages: list[str], longest: int) -> tuple[str, dict[st
     for language in sentences:
         if language not in languages:
             raise _Unusable(f"unknown language {language!r}: known are {', '.join(languages)}")
-    for language in languages:
-        if language not in sentences:
-            raise _Unusable(f"no sentences in {language}")
+    told = [language for language in languages if language in sentences]
+    kind = story.get("kind") or STORY
+    if kind not in (STORY, PAIRS):
+        raise _Unusable(f"unknown kind {kind!r}: known are {STORY} and {PAIRS}")
+    if not told:
+        raise _Unusable(f"no sentences in {' or '.join(languages)}")
+    if kind == PAIRS and (len(told) < len(languages) or len(told) < 2):
+        raise _Unusable("pairs need all languages of the corpus, and two at least")
+    for language in told:
         if not isinstance(sentences[language], list) or not all(isinstance(text, str) for text in sentences[language]):
             raise _Unusable(f"the sentences in {language} are not a list of texts")
-    counts = {language: len(sentences[language]) for language in languages}
+    counts = {language: len(sentences[language]) for language in told}
     if len(set(counts.values())) != 1:
         shown = ", ".join(f"{count} in {language}" for language, count in counts.items())
         raise _Unusable(f"unequal numbers of sentences: {shown}")
-    if not counts[languages[0]]:
+    if not counts[told[0]]:
         raise _Unusable("no sentences")
     cleaned = {
         language: [
             _clean(text, f"sentence {i} in {language}", longest) for i, text in enumerate(sentences[language], 1)
         ]
-        for language in languages
+        for language in told
     }
-    return _unicode(str(id), "the id"), cleaned
+    return _unicode(str(id), "the id"), kind, cleaned
 
 
 def _clean(text: str, where: str, longest: int) -> str:

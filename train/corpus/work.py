@@ -73,8 +73,8 @@ class Work:
         return [
             Request(speaker, recording, language, text)
             for row, speaker, recording in self.told(shard)
-            for language in self.languages
-            for text in row.sentences[language]
+            for language, texts in row.sentences.items()
+            for text in texts
         ]
 
 

@@ -1,13 +1,14 @@
 """A unit corpus in memory, as flat tokens: read from its shards and tokenised once, by story, sentence and language.
 
 A *document* is one story as the model sees it: `<bos>`, sentences, `<eos>`, and in a translated retelling the same once
-more, so that the second telling can look back at the first.
+more, so that the second telling can look back at the first. A row of pairs has every sentence twice in a row, so that both
+of its languages can be told side by side.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,17 +16,21 @@ from pathlib import Path
 import numpy as np
 
 from slm.errors import TresseError
+from slm.interleave import INTERLEAVED, MIXED, MONOLINGUAL, Mode
 from slm.units.vocabulary import UnitVocabulary
+from train.stories.grammar import PAIRS, STORY
 
 SENTENCES_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
 class TokenCorpus:
-    """A unit corpus as flat tokens. Arrays by [story, sentence, language]; the length is 0 past a story's end.
+    """A unit corpus as flat tokens. Arrays by [story, sentence, language]; the length is 0 past a story's end, and where a
+    story is not told in a language.
 
     tokens: int32 [total], each sentence with its tag in front, where there are tags. starts, lengths: where one lies in
     `tokens`. units: collapsed units of each sentence. index: the story's number in the corpus on disk (draws depend on it).
+    paired: bool [stories], rows of pairs: sentences 2k and 2k + 1 are the same, to be told in two languages.
     """
 
     languages: tuple[str, ...]
@@ -38,11 +43,38 @@ class TokenCorpus:
     starts: np.ndarray
     lengths: np.ndarray
     units: np.ndarray
+    paired: np.ndarray
     left_out: int = 0
-    """Stories with a sentence that has no units in some language: unusable, so not among the stories here."""
+    """Stories with a sentence that has no units in a language they are told in: unusable, so not among the stories here."""
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def sentences(self) -> np.ndarray:
+        """Of each story, int64 [stories]."""
+        return (self.units > 0).any(axis=2).sum(axis=1)
+
+    @property
+    def told(self) -> np.ndarray:
+        """The languages that each story is told in, bool [stories, languages]."""
+        return self.units[:, 0] > 0
+
+    def served(self, mode: Mode, weights: Sequence[float] | None = None) -> TokenCorpus:
+        """The stories that a mode tells. weights: how often it draws each language; equally often when None.
+
+        `monolingual:LANG` tells stories that have that language and `mixed` all that have any it draws, but no pairs; the
+        others tell stories that have all languages, and of these only `interleaved` tells pairs, where it draws them all.
+        """
+        drawn = np.ones(len(self.languages), bool) if weights is None else np.asarray(weights) > 0
+        if mode.name == MONOLINGUAL:
+            served = self.told[:, self.languages.index(str(mode.language))] & ~self.paired
+        elif mode.name == MIXED:
+            served = self.told[:, drawn].any(axis=1) & ~self.paired
+        else:
+            pairs = mode.name == INTERLEAVED and bool(drawn.all())
+            served = self.told.all(axis=1) & (~self.paired | pairs)
+        return self if served.all() else self.select(np.flatnonzero(served))
 
     @classmethod
     def load(
@@ -77,11 +109,13 @@ class TokenCorpus:
                 "rebuild the vocabulary from this corpus"
             )
         ids: list[str] = []
+        kinds: list[str] = []
         tokens, sentences = [], [_Sentences() for _ in languages]
         total = 0
         for number, shard in enumerate(shards):
             try:
-                table = parquet.read_table(shard, columns=["id", *(f"units_{language}" for language in languages)])
+                known = ["kind"] if "kind" in parquet.read_schema(shard).names else []  # corpora of earlier versions
+                table = parquet.read_table(shard, columns=["id", *known, *(f"units_{la}" for la in languages)])
             except Exception as error:  # pyarrow raises many kinds
                 raise TresseError(f"cannot read {shard}: delete it and prepare the corpus again") from error
             for language, spoken in zip(languages, sentences, strict=True):
@@ -90,11 +124,13 @@ class TokenCorpus:
                 tokens.append(encoded)
                 total += len(encoded)
             ids += table.column("id").to_pylist()
+            kinds += table.column("kind").to_pylist() if known else [STORY] * len(table)
             if progress is not None:
                 progress(f"tokenised {len(ids):,} stories, {total:,} tokens ({number + 1}/{len(shards)} shards)")
         if len(ids) < info.get("stories", 0):
             raise TresseError(f"the corpus in {folder} is not finished: run its preparation again")
-        return cls._assemble(languages, vocabulary, float(info["frame_rate"]), ids, tokens, sentences)
+        paired = np.asarray([kind == PAIRS for kind in kinds], dtype=bool)
+        return cls._assemble(languages, vocabulary, float(info["frame_rate"]), ids, paired, tokens, sentences)
 
     @classmethod
     def _assemble(
@@ -103,24 +139,30 @@ class TokenCorpus:
         vocabulary: UnitVocabulary,
         frame_rate: float,
         ids: list[str],
+        paired: np.ndarray,
         tokens: list[np.ndarray],
         sentences: list[_Sentences],
     ) -> TokenCorpus:
         counts = np.stack([spoken.counts(len(ids)) for spoken in sentences])  # [languages, stories]
-        odd = np.flatnonzero((counts != counts[0]).any(axis=0))
+        most = counts.max(axis=0, initial=0)
+        odd = np.flatnonzero(((counts != most) & (counts > 0)).any(axis=0))
         if len(odd):
             each = ", ".join(f"{n} in {language}" for n, language in zip(counts[:, odd[0]], languages, strict=True))
             raise TresseError(f"story {ids[odd[0]]} has sentences that do not align ({each}): prepare the corpus again")
-        shape = (len(ids), int(counts.max(initial=0)), len(languages))
+        copies = 1 + paired.astype(np.int64)
+        shape = (len(ids), int((most * copies).max(initial=0)), len(languages))
         arrays = {name: np.zeros(shape, kind) for name, kind in (("start", np.int64), ("length", np.int32))}
         units = np.zeros(shape, np.int32)
         for k, spoken in enumerate(sentences):
             story, position = spoken.positions()
-            arrays["start"][story, position, k] = np.concatenate(spoken.starts)
-            arrays["length"][story, position, k] = np.concatenate(spoken.lengths)
-            units[story, position, k] = np.concatenate(spoken.units)
-        real = np.arange(shape[1])[None, :, None] < counts[0][:, None, None]
-        usable = np.flatnonzero(((units > 0) | ~real).all(axis=(1, 2)) & (counts[0] > 0))
+            for copy in (0, 1):
+                rows = copies[story] > copy
+                at = (story[rows], (position * copies[story] + copy)[rows], k)
+                arrays["start"][at] = np.concatenate(spoken.starts)[rows]
+                arrays["length"][at] = np.concatenate(spoken.lengths)[rows]
+                units[at] = np.concatenate(spoken.units)[rows]
+        real = np.arange(shape[1])[None, :, None] < (counts * copies).T[:, None, :]
+        usable = np.flatnonzero(((units > 0) | ~real).all(axis=(1, 2)) & (most > 0))
         if not len(usable):
             raise TresseError("the unit corpus has no story whose sentences all have units: prepare it again")
         return cls(
@@ -134,12 +176,13 @@ class TokenCorpus:
             starts=arrays["start"][usable],
             lengths=arrays["length"][usable],
             units=units[usable],
+            paired=paired[usable],
             left_out=len(ids) - len(usable),
         )
 
     def select(self, stories: np.ndarray) -> TokenCorpus:
         """Only these stories (positions in this corpus), with the draws they have in the whole corpus."""
-        names = ("ids", "index", "starts", "lengths", "units")
+        names = ("ids", "index", "starts", "lengths", "units", "paired")
         return replace(self, **{name: getattr(self, name)[stories] for name in names}, left_out=0)
 
     def split(self, held_out: int, seed: int) -> tuple[TokenCorpus, TokenCorpus]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from slm.errors import TresseError
-from slm.interleave import Mode, draw_languages
+from slm.interleave import MIXED, RETELLING, Mode, draw_languages
 from train.lm.attention import to_device
 from train.lm.corpus import TokenCorpus
 
@@ -115,10 +115,11 @@ class PackedStream:
         first_epoch: int = 0,
         weights: tuple[float, ...] | None = None,
     ) -> None:
-        if not len(corpus):
-            raise TresseError("there is no story to train on: prepare a larger corpus")
-        self.corpus, self.row_length, self.seed, self.first_epoch = corpus, row_length, seed, first_epoch
         self.mode = Mode.parse(mode, corpus.languages) if isinstance(mode, str) else mode
+        corpus = corpus.served(self.mode, weights)
+        if not len(corpus):
+            raise TresseError(f"there is no story that the mode {self.mode} tells: prepare a larger corpus")
+        self.corpus, self.row_length, self.seed, self.first_epoch = corpus, row_length, seed, first_epoch
         self.weights = weights
         self.epochs_per_plan = max(1, -(-MINIMUM_DOCUMENTS // len(corpus)))
         self._starts = [0]  # first row of each plan made so far, and the end of the last
@@ -127,28 +128,52 @@ class PackedStream:
 
     @cached_property
     def _sentences(self) -> np.ndarray:
-        return (self.corpus.units[:, :, 0] > 0).sum(axis=1)
+        return self.corpus.sentences
+
+    def _languages(self, epoch: int) -> np.ndarray:
+        """The language of every sentence of every story in one epoch, int16 [stories, tellings * sentences].
+
+        As `draw_languages` says, but that pairs are told side by side, the language that comes first being drawn, and that
+        a story whose language is drawn for it as a whole is told in one that it has.
+        """
+        corpus, most = self.corpus, self.corpus.units.shape[1]
+
+        def draw(mode: Mode, sentences: int) -> np.ndarray:
+            drawn = draw_languages(
+                mode,
+                corpus.languages,
+                seed=self.seed,
+                epoch=epoch,
+                stories=int(corpus.index.max()) + 1,
+                sentences=sentences,
+                weights=self.weights,
+            )
+            return drawn[corpus.index]
+
+        languages = draw(self.mode, most)
+        if corpus.paired.any():
+            twice = draw(Mode(RETELLING), (most + 1) // 2).reshape(len(corpus), 2, -1)
+            beside = twice.swapaxes(1, 2).reshape(len(corpus), -1)[:, :most]
+            languages = np.where(corpus.paired[:, None], beside, languages)
+        if self.mode.name == MIXED:
+            every = np.arange(len(corpus.languages))
+            told = corpus.told if self.weights is None else corpus.told & (np.asarray(self.weights) > 0)
+            drawn_first = (languages[:, :1] + every) % len(every)  # the drawn language, then those after it
+            choice = np.take_along_axis(told, drawn_first, axis=1).argmax(axis=1)
+            languages = np.repeat(drawn_first[np.arange(len(corpus)), choice][:, None], most, axis=1)
+        return languages.astype(np.int16)
 
     def _plan(self, number: int) -> _Plan:
         if number in self._plans:
             return self._plans[number]
         corpus = self.corpus
         first = self.first_epoch + number * self.epochs_per_plan
-        whole, most = int(corpus.index.max()) + 1, corpus.units.shape[1]
+        most = corpus.units.shape[1]
         stories, drawn = [], []
         for epoch in range(first, first + self.epochs_per_plan):
             order = np.random.default_rng([self.seed, epoch, 2]).permutation(len(corpus))
-            languages = draw_languages(
-                self.mode,
-                corpus.languages,
-                seed=self.seed,
-                epoch=epoch,
-                stories=whole,
-                sentences=most,
-                weights=self.weights,
-            )
             stories.append(order)
-            drawn.append(languages[corpus.index[order]].astype(np.int16))
+            drawn.append(self._languages(epoch)[order])
         plan = self._pack(np.concatenate(stories), np.concatenate(drawn).reshape(-1, self.mode.tellings, most))
         self._plans = dict([*self._plans.items(), (number, plan)][-2:])
         if number + 1 == len(self._starts):

@@ -156,8 +156,9 @@ class _Turns:
         languages, budget = list(corpus.languages), stage.units
         weights = None
         if isinstance(budget, dict):
-            spoken = corpus.units.sum(axis=(0, 1), dtype=np.int64)
-            weights = tuple(budget.get(language, 0) / spoken[k] for k, language in enumerate(languages))
+            served = corpus.served(Mode.parse(stage.modes[0], languages)) if len(stage.modes) == 1 else corpus
+            spoken = served.units.sum(axis=(0, 1), dtype=np.int64)
+            weights = tuple(budget.get(language, 0) / max(1, spoken[k]) for k, language in enumerate(languages))
         self.streams = [
             PackedStream(
                 corpus,
@@ -209,6 +210,11 @@ class StagedStream:
     def steps(self) -> int:
         """Of the whole run."""
         return int(self.ends[-1])
+
+    def untold(self, corpus: TokenCorpus) -> int:
+        """Rows of the corpus that no stage tells."""
+        told = [stream.corpus.index for turns in self.turns for stream in turns.streams]
+        return int((~np.isin(corpus.index, np.concatenate(told))).sum())
 
     def stage(self, step: int) -> int:
         """The stage that a step belongs to."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from slm.errors import TresseError
-from slm.interleave import OLD_NAMES
+from slm.interleave import OLD_NAMES, Mode
 from slm.model import ModelConfig, parameter_count, save_model, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
@@ -73,6 +73,8 @@ def train_slm(
     training.check(corpus.languages, accelerator.num_processes)
     others = None if validation is None else TokenCorpus.load(validation, vocabulary)
     stories = _Stories.of(corpus, others, training, accelerator.num_processes)
+    if untold := stories.stream.untold(stories.training):
+        say(f"{untold} rows are told by no stage: those in one language need mixed or monolingual, pairs interleaved")
     run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say)
     actions = [
         (training.log_every, run.report),
@@ -116,7 +118,8 @@ class _Stories:
         settings = {"row_length": training.row_length, "seed": training.seed, "rows": training.rows_a_pass(processes)}
         modes = ("interleaved", "mixed") if len(corpus.languages) > 1 else ("mixed",)
         stream = StagedStream(stories, training)
-        checks = {mode: evaluation_batches(validation, mode, **settings) for mode in modes if len(validation)}
+        told = [mode for mode in modes if len(validation.served(Mode.parse(mode, corpus.languages)))]
+        checks = {mode: evaluation_batches(validation, mode, **settings) for mode in told}
         held_out = sorted(set(validation.ids.tolist())) if others is None else []
         return cls(stories, held_out, len(validation), stream, checks)
 

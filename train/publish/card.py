@@ -24,7 +24,7 @@ def write_card(folder: Path) -> None:
         "| | |",
         "|---|---|",
         f"| Made by | `tresse recipe {made['recipe']}`, seed {made['seed']}, commit {made['commit']}, {made['made']} |",
-        f"| Trained on | {made['stories']} generated parallel stories spoken by espeak-ng (data {made['data']}) |",
+        f"| Trained on | {_stories(made)} |",
         *_before(made.get("warm_start")),
         f"| Time | {minutes:.0f} minutes, all stages together |",
         f"| Units | {info['frame_rate']:g} Hz, {info['sample_rate']} Hz audio |",
@@ -33,15 +33,35 @@ def write_card(folder: Path) -> None:
         "",
         figures(metrics),
     ]
+    lines += _texts(made.get("texts", {}))
+    told = "short children's stories" if "texts" in made else "short children's stories from a small grammar"
     lines += [
         "",
         "## Limits",
         "",
-        "It was trained on synthetic voices and on short children's stories from a small grammar. Natural voices, noise and "
+        f"It was trained on synthetic voices and on {told}. Natural voices, noise and "
         "other subjects are out of domain: such prompts are dropped and reported.",
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _stories(made: dict[str, Any]) -> str:
+    kind = "rows of the texts below" if "texts" in made else "generated parallel stories spoken by espeak-ng"
+    return f"{made['stories']} {kind} (data {made['data']})"
+
+
+def _texts(sources: dict[str, Any]) -> list[str]:
+    """Sources of the training texts with their licences, words and those to be credited; [] for generated stories."""
+    if not sources:
+        return []
+    lines = ["", "## Texts", "", "| Source | Licence | Words |", "|---|---|---:|"]
+    for source in sources.values():
+        names = "; ".join(dict.fromkeys(origin["source"] for origin in source["origins"]))
+        licences = "; ".join(dict.fromkeys(origin["licence"] for origin in source["origins"]))
+        lines.append(f"| {names} | {licences} | {sum(source['words'].values()):,} |")
+    credited = [credit for source in sources.values() for credit in source["credits"]]
+    return [*lines, *(["", "Titles and authors: " + "; ".join(credited) + "."] if credited else [])]
 
 
 def _before(origin: dict[str, Any] | None) -> list[str]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from itertools import product
 from math import prod
@@ -39,17 +39,23 @@ HERE = Path(__file__).parent
 # Out of a hundred combinations: test has the first ten, validation the next five, training the rest.
 _BUCKETS = {"test": range(10), "validation": range(10, 15), "train": range(15, 100)}
 SPLITS = (*_BUCKETS, UNSEEN)
+STORY, PAIRS = "story", "pairs"
+"""Kinds of rows: sentences that go on from each other, and sentences that only have their translations."""
 Facts = Mapping[str, Entry]
 _OPENERS = '"«'
 
 
 @dataclass(frozen=True)
 class Story:
-    """`sentences[language][i]` is sentence i; sentence i of one language is sentence i of the other. `facts` are ids."""
+    """`sentences[language][i]` is sentence i; sentence i of one language is sentence i of the other. `facts` are ids.
+
+    A story may be told in some of the languages only. kind: `story` or `pairs`. source: where its text is from."""
 
     id: str
     sentences: dict[str, list[str]]
-    facts: dict[str, str]
+    facts: dict[str, str] = field(default_factory=dict)
+    kind: str = STORY
+    source: str = ""
 
     def told_in(self, language: str) -> list[str]:
         """Its sentences in a language. Raises TresseError where it is not told in it."""
@@ -61,8 +67,12 @@ class Story:
         return self.sentences[language]
 
     def to_json(self) -> str:
-        """One line of `stories.jsonl`."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """One line of `stories.jsonl`; of a generated story its facts, of a row of a source its kind and source."""
+        row = asdict(self)
+        for name, usual in (("kind", STORY), ("source", "")):
+            if row[name] == usual:
+                del row[name]
+        return json.dumps(row, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -298,12 +308,13 @@ def distinct_sentences(
     seen = {(language, text) for story in without for language in languages for text in story.told_in(language)}
     picked: list[tuple[str, str]] = []
     for language in languages:
-        turns = max((len(story.told_in(language)) for story in stories), default=0)
+        told = [story for story in stories if language in story.sentences] or stories  # some are told in others only
+        turns = max((len(story.told_in(language)) for story in told), default=0)
         texts = dict.fromkeys(
             spoken[(index + turn) % len(spoken)]
             for turn in range(turns)
-            for index, story in enumerate(stories)
-            for spoken in [story.sentences[language]]
+            for index, story in enumerate(told)
+            for spoken in [story.told_in(language)]
         )
         picked += [(language, text) for text in texts if (language, text) not in seen][:count]
     return picked
@@ -317,13 +328,14 @@ def write_stories(path: Path, stories: Iterable[Story]) -> None:
 
 
 def read_stories(path: Path) -> Iterator[Story]:
-    """Read `stories.jsonl`; `facts` may be missing. Raises TresseError naming the line that is wrong."""
+    """Read `stories.jsonl`; only id and sentences must be there. Raises TresseError naming the line that is wrong."""
     for number, row in read_lines(path):
         try:
             sentences = {str(la): [plain(str(s)) for s in row["sentences"][la]] for la in row["sentences"]}
             if len({len(s) for s in sentences.values()}) != 1:
                 raise ValueError("unequal numbers of sentences")
-            yield Story(str(row["id"]), sentences, dict(row.get("facts") or {}))
+            kind, source = str(row.get("kind") or STORY), str(row.get("source") or "")
+            yield Story(str(row["id"]), sentences, dict(row.get("facts") or {}), kind, source)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TresseError(f"{path}, line {number}: not a story ({error}): give id and sentences") from None
 

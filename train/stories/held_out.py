@@ -1,7 +1,8 @@
-"""How many stories a recipe tells, and sentences that none of a bundle's training stories has."""
+"""What stories a recipe tells, and sentences that none of a bundle's training stories has."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +10,25 @@ from typing import Any
 
 import yaml
 
+from slm.errors import TresseError
 from train.stories.grammar import Cycles, Story, distinct_sentences, generate_stories
+from train.stories.sources import SPARE, Source
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+WORDS_A_STORY = 84
+"""Words of a row of the mixture `open`, its languages together."""
 
 
 @dataclass(frozen=True)
 class StoriesSettings:
     """How many stories of each split. file: a stories.jsonl to train on instead of generated ones, or `written`, the
-    project's written stories. cycle: how many
-    stories in a row combine the same few facts and wordings (with corpus.stories_per_voice the same number, they share a
-    voice and most of their speech); values: of each role in a cycle; wordings: of each sentence."""
+    project's written stories. cycle: how many stories in a row combine the same few facts and wordings (with
+    corpus.stories_per_voice the same number, they share a voice and most of their speech); values: of each role in a cycle;
+    wordings: of each sentence.
+
+    sources: what to mix the training stories from (train.stories.mixture) instead; then `words` says how many, of all
+    languages together, and `train` says nothing. texts: the folder of the sources' files; null: the environment variable
+    TRESSE_TEXTS, or the folder where the command is run."""
 
     train: int = 8000
     validation: int = 125
@@ -27,11 +36,28 @@ class StoriesSettings:
     values: int = 3
     wordings: int = 3
     file: str | None = None
+    sources: tuple[Source, ...] = ()
+    words: int = 900_000
+    texts: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.file is not None and self.sources:
+            raise TresseError("stories has a file and sources: leave out one of them (a file can be a source)")
 
     @property
     def cycles(self) -> Cycles:
         """How the training stories are told."""
         return Cycles(self.cycle, self.values, self.wordings)
+
+    @property
+    def texts_folder(self) -> Path:
+        """Where the files of sources are."""
+        return Path(self.texts or os.environ.get("TRESSE_TEXTS") or ".").expanduser()
+
+    @property
+    def about(self) -> int:
+        """Training stories, estimated where they are mixed by words."""
+        return self.words // WORDS_A_STORY if self.sources else self.train
 
 
 def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count: int) -> list[tuple[str, str]]:
@@ -49,8 +75,11 @@ def _training_stories(made: Mapping[str, Any]) -> Iterator[Story]:
     if path.exists():
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
         settings = StoriesSettings(**recipe.get("stories", {}))
-        seed, count = made.get("seed", recipe.get("seed", 0)), made.get("stories", settings.train)
-        yield from generate_stories(int(seed), int(count), cycles=settings.cycles)
+        seed, count = made.get("seed", recipe.get("seed", 0)), int(made.get("stories", settings.about))
+        cycles = settings.cycles
+        if settings.sources and cycles.stories > 1:  # the mixture draws more than it uses
+            count, cycles = count * SPARE, Cycles(cycles.stories * SPARE, cycles.values, cycles.wordings)
+        yield from generate_stories(int(seed), count, cycles=cycles)
     else:
         yield from generate_stories(0, 2000)
     if "recipe" in made.get("warm_start", {}):

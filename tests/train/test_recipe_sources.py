@@ -1,0 +1,69 @@
+"""A recipe whose stories are mixed from sources, from the files to a trained language model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from slm.errors import TresseError
+from train.recipe import Recipe
+from train.stages import run_recipe
+
+SMALL = {
+    "parts": {"units": "braid"},
+    "corpus": {"stories_per_shard": 8, "speakers": ["basile"]},
+    "vocabulary.size": 140,
+    "model": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64, "max_position": 512},
+    "slm": {
+        "stages": [{"mode": ["interleaved", "mixed"], "share": 1.0}],
+        "steps": 4,
+        "batch_rows": 2,
+        "micro_rows": 2,
+        "row_length": 512,
+        "checkpoint_every": 2,
+        "validate_every": 2,
+    },
+    "stories": {
+        "words": 1200,
+        "validation": 3,
+        "sources": [
+            {"file": "written", "share": 2},
+            {"file": "grammar", "share": 1},
+            {"file": "pairs.jsonl", "share": 1, "kind": "pairs"},
+            {"file": "prose.jsonl", "share": 1, "kind": "text", "licence": "public domain"},
+        ],
+    },
+}
+
+
+def test_it_trains_on_what_the_sources_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = [{"en": f"Tom has {number} red balls.", "fr": f"Tom a {number} balles rouges."} for number in range(2, 40)]
+    prose = [
+        {"lang": "fr", "text": f"La vache n° {k} a bu. Elle mange. Il pleut. Elle dort. Il neige."} for k in range(40)
+    ]
+    for name, rows in (("pairs.jsonl", pairs), ("prose.jsonl", prose)):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    recipe = Recipe.load("tiny", {key: json.dumps(value) for key, value in SMALL.items()})
+    out = tmp_path / "run"
+    monkeypatch.delenv("TRESSE_TEXTS", raising=False)
+    with pytest.raises(TresseError, match=r"lacks pairs\.jsonl, prose\.jsonl"):
+        run_recipe(recipe, out, until="slm", workers=1)
+    assert not (out / "stories").exists(), "nothing half-written"
+    monkeypatch.setenv("TRESSE_TEXTS", str(tmp_path))
+    run_recipe(recipe, out, until="slm", workers=1)
+    report = json.loads((out / "stories" / "sources.json").read_text(encoding="utf-8"))
+    assert {name: source["share"] for name, source in report["sources"].items()} == pytest.approx(
+        {"written": 0.4, "grammar": 0.2, "pairs": 0.2, "prose": 0.2}, abs=0.1
+    )
+    rows = sum(source["rows"] for source in report["sources"].values())
+    assert json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))["stories"] == rows
+    assert not (out / "corpus" / "rejected.jsonl").exists(), "what would be rejected was never written"
+    log = [json.loads(line) for line in (out / "slm" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert max(line["step"] for line in log) == 4
+    shown = capsys.readouterr().out
+    assert "  prose: " in shown
+    assert "told by no stage" not in shown
