@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,15 +127,50 @@ def start(
 
     Raises TresseError where the port is taken, or as `open_service` does.
     """
+    address = host.strip("[]")
+    _check_address(address, port)
     service = open_service(bundle, recordings, asr)
     page = build_page(service)
+    options = launch_options(service, (*hosts, address))  # it answers to the name that it is served under
     try:
-        _, url, _ = page.launch(
-            server_name=host, server_port=port or None, prevent_thread_lock=True, **launch_options(service, hosts)
-        )
+        with _no_proxies():
+            _, url, _ = page.launch(
+                server_name=f"[{address}]" if ":" in address else address,
+                server_port=port or None,
+                prevent_thread_lock=True,
+                **options,
+            )
     except OSError as error:
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
     return page, url
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise TresseError where no server can listen there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no name of a machine"
+        raise TresseError(f"cannot serve on {host}:{port} ({reason}): choose another port or host") from error
+
+
+@contextmanager
+def _no_proxies() -> Iterator[None]:
+    """While Gradio starts, it asks the new server whether it is there: by httpx, through the proxies that the environment
+    names. These do not know this machine's own addresses; `*` makes httpx ask directly."""
+    before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
+    os.environ.update(dict.fromkeys(before, "*"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def serve(
@@ -163,7 +200,7 @@ def serve(
 
 
 def _is_local(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host.strip("[]") in ("localhost", "::1") or host.startswith("127.")
 
 
 def _warm_up(bundle: Bundle) -> None:

@@ -58,22 +58,28 @@ class Programs:
     def continue_story(
         self,
         prompt: str,
-        target: str,
-        seed: float,
-        temperature: float,
-        top_p: float,
-        max_seconds: float,
-        speaker: str,
+        target: str | None,
+        seed: float | None,
+        temperature: float | None,
+        top_p: float | None,
+        max_seconds: float | None,
+        speaker: str | None,
         request: gr.Request,
     ) -> tuple[list[str], dict[str, Any]]:
-        """One turn. prompt: an audio file; target: a language, same, both or braided; seed: -1 draws one."""
+        """One turn. prompt: an audio file; target: a language, same, both or braided; seed: -1 draws one. None, for any of
+        them but the prompt, means the default."""
         bundle, conversation = self.service.bundle, self.conversation(request)
         try:
             if not prompt:
                 raise TresseError("give an audio file with the beginning of a story")
-            drawn = None if seed < 0 else seed
-            values = {"target": target, "seed": drawn, "temperature": temperature, "top_p": top_p}
-            settings = Settings.parse({**values, "max_seconds": max_seconds, "speaker": speaker}, bundle)
+            values: dict[str, Any] = {
+                "target": target,
+                "temperature": temperature,
+                "top_p": top_p,
+                "max_seconds": max_seconds,
+            }
+            values |= {"seed": None if seed is not None and seed < 0 else seed, "speaker": speaker}
+            settings = Settings.parse({name: value for name, value in values.items() if value is not None}, bundle)
             waveform, rate = read_audio(prompt, bundle.max_prompt_seconds)
             spoken = bundle.prompt(waveform, rate, conversation.story)
             turn = Turn(waveform, rate, spoken, settings)

@@ -245,6 +245,9 @@ def test_programs_have_the_same_functions(served: tuple[FakeBundle, str], tmp_pa
     assert report["context"]["used"] == 40
     _, report = other.predict(handle_file(str(prompts[LOW])), api_name="/continue_story")
     assert report["turn"] == 1
+    nothing = dict.fromkeys(("target", "seed", "temperature", "top_p", "max_seconds", "speaker"))
+    _, report = other.predict(handle_file(str(prompts[LOW])), **nothing, api_name="/continue_story")
+    assert (report["turn"], [reply["languages"] for reply in report["replies"]]) == (2, [["en"]])
     assert zipfile.ZipFile(client.predict("zip", api_name="/save_story")).testzip() is None
     assert client.predict(api_name="/undo_turn") == 1
     with pytest.raises(Exception, match="unknown language"):
