@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import os
 import shutil
@@ -9,13 +10,14 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-AGAIN = 0.05
+AGAIN = 0.2
 """s after which an interruption that was swallowed is repeated."""
 PREFIX = "tresse-of-"
 LOCK = ".lock"
@@ -62,9 +64,11 @@ def _raise_again(dropped: Any) -> None:
 
 
 def _later(number: int) -> None:
-    timer = threading.Timer(AGAIN, os.kill, (os.getpid(), number))
-    timer.daemon = True
-    timer.start()
+    def send() -> None:
+        time.sleep(AGAIN)
+        os.kill(os.getpid(), number)
+
+    _thread.start_new_thread(send, ())  # threading waits for a thread to begin: the signal could come meanwhile
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import ending
+from demo import ending, memory, sessions
 from demo.app import start
 from demo.cli import main
 from demo.programs import Programs
@@ -258,3 +258,43 @@ def test_programs_stop_with_the_server(tmp_path: Path) -> None:
     served.close()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_memory_and_stories_of_closed_pages_go_without_anybody_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[int] = []
+    monkeypatch.setattr(memory, "give_back", lambda: given_back.append(served.service.waiting_line.busy))
+    monkeypatch.setattr(sessions, "TIDY_SECONDS", 0.05)
+    served, url = start(FakeBundle(tmp_path / "bundle", real_time_factor=0.1), "127.0.0.1", 0)  # type: ignore[arg-type]
+    talker = Talker(url)
+    talker.turn(lambda: talker.post("example/0"))
+    until(lambda: given_back, 10)
+    assert set(given_back) == {0}  # nobody who talks is held up
+    time.sleep(0.3)
+    calm = len(given_back)
+    time.sleep(0.3)
+    assert len(given_back) == calm
+    monkeypatch.setattr(sessions, "KEEP_SECONDS", 0.0)
+    talker.close()
+    until(lambda: not served.service._sessions, 20)
+    until(lambda: len(given_back) > calm, 10)
+    served.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    kept, freed = [], []
+    for number in range(100_000):
+        freed.append(bytearray(1000))
+        if number % 50 == 0:
+            kept.append(bytearray(1000))  # so that glibc gives nothing back by itself
+    full = resident()
+    freed.clear()
+    assert full - resident() < 30_000_000
+    memory.give_back()
+    assert full - resident() > 60_000_000
+    assert kept
