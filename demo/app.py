@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,8 @@ from demo.routes import HEARTBEAT_SECONDS, MAX_UPLOAD, WEB, plots, routes
 from demo.sessions import KEEP_SECONDS, Service
 from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
-from slm.errors import TresseError
+from slm import decoding
+from slm.errors import TresseError, say
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P
 from train.evaluate.metrics import plain_digits
 
@@ -121,7 +122,7 @@ def start(
     recordings: Path | None = None,
     asr: str | Path | None = None,
     hosts: Sequence[str] = (),
-) -> tuple[gr.Blocks, str]:
+) -> tuple[Served, str]:
     """Serve the page in the background: the page (`close()` ends it) and its address. port 0: any free one. hosts: names
     that it answers to (`demo.guard`).
 
@@ -142,7 +143,26 @@ def start(
             )
     except OSError as error:
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
-    return page, url
+    threading.Thread(target=service.tidy, daemon=True).start()
+    return Served(page, service), url
+
+
+class Served:
+    """A page that is served."""
+
+    def __init__(self, page: gr.Blocks, service: Service) -> None:
+        self.page, self.service = page, service
+
+    def wait(self) -> None:
+        """Until Ctrl+C."""
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+    def close(self) -> None:
+        """End it, and at once: open pages are told."""
+        self.page.server.should_exit = True
+        self.service.stop()
+        self.page.close(verbose=False)
 
 
 def _check_address(host: str, port: int) -> None:
@@ -184,19 +204,26 @@ def serve(
 ) -> None:
     """Serve the page until Ctrl+C; the model is warmed up meanwhile. Raises TresseError as `start` does."""
     share_cores()
-    page, url = start(bundle, host, port, recordings, asr, hosts)
-    print(f"Tresse listens on {url}")
-    if not _is_local(host):
-        print("Everybody who reaches this machine can talk to it. It has no password: see SECURITY.md")
-    if recordings is not None:
-        print(f"Prompts and replies are kept in {recordings}")
-    print("Press Ctrl+C to stop.", flush=True)
-    threading.Thread(target=_warm_up, args=(bundle,), daemon=True).start()
-    if open_browser:
-        import webbrowser
+    served, url = start(bundle, host, port, recordings, asr, hosts)
+    try:
+        _announce(url, host, recordings)
+        threading.Thread(target=_warm_up, args=(bundle,), daemon=True).start()
+        if open_browser:
+            import webbrowser
 
-        webbrowser.open(url)
-    page.block_thread()
+            webbrowser.open(url)
+        served.wait()
+    finally:
+        served.close()
+
+
+def _announce(url: str, host: str, recordings: Path | None) -> None:
+    say(f"Tresse listens on {url}")
+    if not _is_local(host):
+        say("Everybody who reaches this machine can talk to it. It has no password: see SECURITY.md")
+    if recordings is not None:
+        say(f"Prompts and replies are kept in {recordings}")
+    say("Press Ctrl+C to stop.")
 
 
 def _is_local(host: str) -> bool:
@@ -207,5 +234,6 @@ def _warm_up(bundle: Bundle) -> None:
     """So that the first visitor does not wait for what is loaded lazily."""
     try:
         bundle.warm_up()
+        decoding.start()
     except Exception:
         log.exception("warming up failed")

@@ -5,14 +5,27 @@ Errors that the user can mend are one line on standard error and exit status 2.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import warnings
 from typing import Any
 
 import typer
 
 from demo.commands import make, measure, talk
-from slm.errors import TresseError
+from demo.ending import ending_when_asked
+from slm.errors import TresseError, complain, machine_fault
+
+INTERRUPTED = 130
+"""Exit status after Ctrl+C, as typer reports it."""
+QUIET = {
+    "PYTHONWARNINGS": "ignore",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    "CT2_VERBOSE": "-1",
+}
 
 app = typer.Typer(
     help="Tell the beginning of a story; a speech language model goes on with it, aloud, in the language you ask for.",
@@ -76,22 +89,58 @@ def _spread(arguments: list[str]) -> list[str]:
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of `tresse`."""
     given = sys.argv[1:] if arguments is None else arguments
+    _calm()
+    with ending_when_asked():
+        try:
+            status = app(["record", *_spread(given[1:])] if given[:1] == ["record"] else given, standalone_mode=False)
+            sys.stdout.flush()
+        except Exception as error:
+            status = _explained(error)
+            if status is None:
+                raise
+        if status == INTERRUPTED:
+            complain("tresse: stopped; what was finished is kept")
+        if status:
+            sys.exit(status)
+
+
+def _calm() -> None:
+    """One error is one line: what libraries remark on the way is not for the user. `PYTHONWARNINGS=default` shows it."""
     # Threads that wait for work sleep instead of spinning: on a shared machine spinning costs more than half the speed.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)  # worker processes too
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
+
+
+def _explained(error: Exception) -> int | None:
+    """Print what the user can do about an error, in one line; returns the exit status, None for a fault of ours."""
+    show = getattr(error, "show", None)
+    if isinstance(error, TresseError):
+        line = str(error)
+    elif callable(show) and type(error).__name__ == "NoArgsIsHelpError":  # its message is the help
+        show()
+        return 2
+    elif callable(message := getattr(error, "format_message", None)):  # what typer raises for a wrong option
+        context = getattr(error, "ctx", None)
+        line = message().rstrip(".") + (f": see {context.command_path} --help" if context else "")
+    elif isinstance(error, BrokenPipeError):
+        line = ""  # whoever read the output has left, as `head` does
+    elif (fault := machine_fault(error)) is not None:
+        line = str(fault)
+    else:
+        return None
+    if line:
+        complain(f"tresse: {line}")
     try:
-        return app(["record", *_spread(given[1:])] if given[:1] == ["record"] else given)
-    except TresseError as error:
-        print(f"tresse: {error}", file=sys.stderr)
-    except SystemExit as stop:
-        if stop.code == 130:  # Ctrl+C, as typer reports it
-            print("tresse: stopped; what was finished is kept", file=sys.stderr)
-        raise
-    except OSError as error:
-        if error.errno is None:
-            raise
-        file = f" ({error.filename})" if error.filename else ""
-        print(f"tresse: {error.strerror}{file}: make room or check the permissions, then run it again", file=sys.stderr)
-    sys.exit(2)
+        sys.stdout.flush()
+    except OSError:  # Python would complain of it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 2 if line else 1
 
 
 if __name__ == "__main__":

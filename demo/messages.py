@@ -24,6 +24,8 @@ HEARTBEAT = bytes(8)
 """The empty message, which a page does not count."""
 KEEP_SECONDS, KEEP_BYTES = 60.0, 4_000_000
 """Messages are kept for a page whose line breaks: so long, and so many bytes of them."""
+GOODBYE = b""
+"""No message: the server stops, and the line ends."""
 
 
 def encode(kind: str, audio: bytes = b"", **values: Any) -> bytes:

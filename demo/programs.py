@@ -26,8 +26,9 @@ import gradio as gr
 from demo import archive
 from demo.conversation import SAME, Conversation, Settings, Speaking, Turn
 from demo.sessions import Service
+from demo.waiting_line import Left
 from slm.audio import read_audio, write_wav
-from slm.errors import TresseError
+from slm.errors import TresseError, writing
 
 MAX_CONVERSATIONS = 1000
 AT_ONCE = 40
@@ -53,7 +54,13 @@ class Programs:
             return conversation
 
     def _path(self, name: str) -> Path:
-        return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
+        with writing(self._folder.name):
+            return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
+
+    def _shown(self, error: TresseError, prompt: str = "") -> gr.Error:
+        """An error as the program gets it: without the folders of this machine."""
+        text = str(error).replace(f"{self._folder.name}/", "").replace(self._folder.name, "the server")
+        return gr.Error(text.replace(prompt, Path(prompt).name) if prompt else text, print_exception=False)
 
     def continue_story(
         self,
@@ -83,7 +90,7 @@ class Programs:
             waveform, rate = read_audio(prompt, bundle.max_prompt_seconds)
             spoken = bundle.prompt(waveform, rate, conversation.story)
             turn = Turn(waveform, rate, spoken, settings)
-            stop = threading.Event()
+            stop = self.service.stopping
             with self.service.waiting_line.wait(stop):
                 for asked in settings.replies(bundle.languages, spoken.language):
                     speaking = Speaking(bundle, spoken, asked, stop)
@@ -93,15 +100,15 @@ class Programs:
                         turn.replies.append(speaking.reply)
             if not turn.replies:
                 raise TresseError("the model had nothing to add: try another seed")
-            number = conversation.add(turn)
+            files, number = [], len(conversation.turns)
+            for part, reply in enumerate(turn.replies, 1):
+                files.append(str(self._path(f"reply-{number + 1}-{part}-{'-'.join(reply.languages)}.wav")))
+                write_wav(files[-1], reply.waveform, reply.sample_rate)
+            conversation.add(turn)
+        except Left as error:
+            raise gr.Error("the server is stopping: ask again later", print_exception=False) from error
         except TresseError as error:
-            raise gr.Error(
-                str(error).replace(prompt or "\0", Path(prompt or "").name), print_exception=False
-            ) from error
-        files = []
-        for part, reply in enumerate(turn.replies, 1):
-            files.append(str(self._path(f"reply-{number + 1}-{part}-{'-'.join(reply.languages)}.wav")))
-            write_wav(files[-1], reply.waveform, reply.sample_rate)
+            raise self._shown(error, prompt or "") from error
         described = [archive.describe_reply(reply) for reply in turn.replies]
         replies = [{key: value for key, value in reply.items() if key != "sentences"} for reply in described]
         used, limit, forgotten = bundle.context_use(conversation.story, settings.max_seconds)
@@ -130,10 +137,11 @@ class Programs:
                 data = archive.sound_bytes(archive.whole(conversation, bundle.sample_rate), bundle.sample_rate, form)
             else:
                 raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
+            path = self._path(f"tresse-story.{form}")
+            with writing(path):
+                path.write_bytes(data)
         except TresseError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        path = self._path(f"tresse-story.{form}")
-        path.write_bytes(data)
+            raise self._shown(error) from error
         return str(path)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slm.audio import SUFFIXES
+from slm.errors import MachineError, cannot_read, writing
 
 MANIFEST = "manifest.jsonl"
 """A row a continuation, beside them."""
@@ -47,6 +50,39 @@ def read_rows(manifest: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def append_row(manifest: Path, row: Mapping[str, Any]) -> None:
+    """Add a row. What an interrupted run wrote of its last one is taken away first, and this one where it does not fit.
+
+    Raises MachineError where it cannot be written.
+    """
+    try:
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # the name of a file that is not text
+        line = json.dumps(row).encode() + b"\n"
+    with writing(manifest), manifest.open("ab+", buffering=0) as rows:
+        end = _end_of_rows(rows)
+        rows.truncate(end)
+        try:
+            if rows.write(line) != len(line):  # the disk took a part of it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            rows.truncate(end)
+            raise
+
+
+def _end_of_rows(file: IO[bytes]) -> int:
+    """Where the last complete line ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        begin = max(0, end - 4096)
+        file.seek(begin)
+        complete = file.read(end - begin).rfind(b"\n") + 1
+        if complete:
+            return begin + complete
+        end = begin
+    return 0
+
+
 def continuation_file(name: Path, language: str) -> Path:
     """Where the continuation of a prompt goes; name: the prompt, relative to its folder. No two share a file."""
     return name.with_name(f"{name.name}.{language}.wav")
@@ -62,6 +98,16 @@ def digest(*paths: Path) -> str:
                 content.update(name.encode("utf-8", "surrogateescape") + b"\0")
                 content.update(hashlib.sha256(file.read_bytes()).digest())
     return content.hexdigest()[:16]
+
+
+def content_of(prompt: Path) -> str:
+    """`digest` of a prompt; empty where it cannot be read. Raises MachineError where no file could be read."""
+    try:
+        return digest(prompt)
+    except OSError as error:
+        if isinstance(fault := cannot_read(prompt, error), MachineError):
+            raise fault from error
+        return ""
 
 
 def finished(

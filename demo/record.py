@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,10 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from demo.prompts import MANIFEST, PARTS, continuation_file, digest, find_prompts, finished, read_rows
+from demo.prompts import (
+    MANIFEST,
+    PARTS,
+    append_row,
+    content_of,
+    continuation_file,
+    digest,
+    find_prompts,
+    finished,
+    read_rows,
+)
 from slm.audio import read_audio, write_wav
 from slm.bundle import Bundle
-from slm.errors import TresseError
+from slm.errors import MachineError, TresseError, writing
 from slm.settings import ReplySettings
 
 if TYPE_CHECKING:
@@ -106,6 +115,9 @@ def record_folder(
     out receives NAME.LANG.wav, in folders as the prompts are, and manifest.jsonl, a line a continuation. A continuation
     that the manifest lists with the same content of the prompt, the same bundle and settings is not made again. What an
     earlier run left in the folder is no prompt.
+
+    Raises TresseError where there are no audio files, and MachineError where a disk is full or the like: that is no
+    prompt's fault, so that no row says so, and the run goes on from there when it is started again.
     """
     if out.resolve() == prompts.resolve():
         raise TresseError(f"{out} holds the prompts: name another folder for the continuations (--out)")
@@ -115,14 +127,15 @@ def record_folder(
     asked = {language: replace(settings, languages=(language,)) for language in languages}
     for reply in asked.values():
         reply.check(bundle.languages, bundle.speakers, tags=bundle.tags)
-    out.mkdir(parents=True, exist_ok=True)
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     manifest = out / MANIFEST
     rows = read_rows(manifest)
     listed = {name: value for name, value in asdict(settings).items() if name != "languages"}
     model = digest(*(bundle.path / part for part in PARTS))
     done = failed = out_of_domain = 0
     for path in files:
-        name, content = path.relative_to(prompts), digest(path)
+        name, content = path.relative_to(prompts), content_of(path)
         for language, reply in asked.items():
             file = continuation_file(name, language)
             key = {"prompt": name.as_posix(), "content": content, "language": language, "settings": listed}
@@ -137,10 +150,11 @@ def record_folder(
                 row["sound"] = digest(out / file)
                 done += 1
                 out_of_domain += not row["prompt_in_domain"]
+            except MachineError:
+                raise
             except TresseError as error:
                 row = {**key, "error": str(error)}
                 failed += 1
             rows.append(row)
-            with manifest.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+            append_row(manifest, row)
     return done, failed, out_of_domain, len(others)

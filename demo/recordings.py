@@ -18,7 +18,7 @@ from typing import Any
 from demo.archive import describe_reply
 from demo.conversation import Turn
 from slm.audio import write_wav
-from slm.errors import TresseError
+from slm.errors import TresseError, writing
 
 NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]+-[0-9a-f]{6}")
 FILE = re.compile(r"(prompt|reply-\d+-[A-Za-z0-9_-]+)\.wav")
@@ -26,10 +26,8 @@ FILE = re.compile(r"(prompt|reply-\d+-[A-Za-z0-9_-]+)\.wav")
 
 def open_folder(folder: Path) -> Path:
     """Make the folder where it is missing. Raises TresseError where it cannot be written."""
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TresseError(f"cannot keep recordings in {folder} ({error.strerror}): choose another folder") from error
     if not os.access(folder, os.W_OK | os.X_OK):
         raise TresseError(f"cannot write to {folder}: choose another folder for the recordings")
     return folder
@@ -59,18 +57,21 @@ def save(folder: Path, turn: Turn, conversation: str, number: int, bundle: dict[
         "bundle": {key: bundle[key] for key in ("format", "name", "provenance") if key in bundle},
     }
     try:
-        temporary.mkdir(parents=True)
-        write_wav(temporary / "prompt.wav", turn.waveform, turn.rate)
-        for file, reply in zip(files, turn.replies, strict=True):
-            write_wav(temporary / file, reply.waveform, reply.sample_rate)
-        text = json.dumps(description, ensure_ascii=False, default=str)
-        (temporary / "turn.json").write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, folder / name)
-    except OSError as error:
-        raise TresseError(f"cannot keep the recording in {folder} ({error.strerror}): free some space there") from error
+        with writing(folder / name):
+            temporary.mkdir(parents=True)
+            _write(temporary, turn, files, description)
+            os.replace(temporary, folder / name)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder / name
+
+
+def _write(folder: Path, turn: Turn, files: list[str], description: dict[str, Any]) -> None:
+    write_wav(folder / "prompt.wav", turn.waveform, turn.rate)
+    for file, reply in zip(files, turn.replies, strict=True):
+        write_wav(folder / file, reply.waveform, reply.sample_rate)
+    text = json.dumps(description, ensure_ascii=False, default=str)
+    (folder / "turn.json").write_text(text + "\n", encoding="utf-8")
 
 
 def listing(folder: Path, language: str | None = None, limit: int = 200) -> list[dict[str, Any]]:

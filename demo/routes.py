@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -20,13 +21,15 @@ from starlette.staticfiles import StaticFiles
 
 from demo import archive, recordings
 from demo.benchmark import Benchmark
-from demo.messages import HEARTBEAT, outbox
-from demo.sessions import Service, Session
+from demo.messages import GOODBYE, HEARTBEAT, outbox
+from demo.sessions import UNEXPECTED, Service, Session
 from slm.audio import read_audio
-from slm.errors import TresseError
+from slm.errors import MENDS, TresseError, machine_fault
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
+
+log = logging.getLogger(__name__)
 
 WEB = Path(__file__).with_name("web")
 MAX_UPLOAD = 50_000_000
@@ -73,6 +76,10 @@ def kindly(handler: Handler) -> Handler:
             return await handler(request)
         except TresseError as error:
             return JSONResponse({"problem": str(error)}, 400)
+        except OSError as error:  # a full disk, for one
+            log.exception("a request failed")
+            nameless = machine_fault(OSError(error.errno, "")) if error.errno in MENDS else None
+            return JSONResponse({"problem": str(nameless or UNEXPECTED)}, 503)
         except ClientDisconnect:
             return Response(status_code=499)
 
@@ -114,11 +121,13 @@ class Pages:
 
         async def messages() -> AsyncIterator[bytes]:
             try:
-                while True:
+                while not self.service.stopping.is_set():
                     try:
-                        yield await asyncio.wait_for(queue.get(), HEARTBEAT_SECONDS)
+                        message = await asyncio.wait_for(queue.get(), HEARTBEAT_SECONDS)
                     except TimeoutError:
-                        yield HEARTBEAT
+                        message = HEARTBEAT
+                    if message != GOODBYE:
+                        yield message
             finally:
                 session.detach(send)
 

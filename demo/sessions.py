@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from demo import messages, recordings
+from demo import memory, messages, recordings
 from demo.conversation import Conversation, Settings, Speaking, Turn
 from demo.microphone import Microphone, ReadPrompt
 from demo.transcripts import LiveTranscript, Transcripts
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 900.0
 """s that the story of a closed page is kept."""
+TIDY_SECONDS = 5.0
 MAX_SESSIONS = 1000
 NEW_A_MINUTE = 120
 """New sessions of one address in a minute: many people may share one."""
@@ -54,6 +55,7 @@ class Service:
     ) -> None:
         self.bundle, self.folder, self.transcripts = bundle, folder, transcripts or Transcripts()
         self.waiting_line = WaitingLine(places)
+        self.stopping = threading.Event()
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, list[float]] = {}
         """By address, when it asked for new sessions in the last minute."""
@@ -96,6 +98,26 @@ class Service:
         for number, (left, name) in enumerate(closed):
             if now - left > KEEP_SECONDS or number < surplus:
                 del self._sessions[name]
+
+    def tidy(self) -> None:
+        """Until the server ends: forget closed pages in time, and give back the memory of replies once nobody talks."""
+        before = self.waiting_line.taken, 0
+        while not self.stopping.wait(TIDY_SECONDS):
+            with self._lock:
+                self._forget(MAX_SESSIONS)
+                now = self.waiting_line.taken, len(self._sessions)
+            if now != before and not self.waiting_line.busy:
+                memory.give_back()
+                before = now
+
+    def stop(self) -> None:
+        """The server ends: so do all replies, and the lines to the pages."""
+        self.stopping.set()
+        self.transcripts.stop()
+        with self._lock:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            session.hang_up()
 
     @property
     def open_sessions(self) -> int:
@@ -151,6 +173,12 @@ class Session:
             if self._send == send:
                 self._send, self.left, self._microphone = None, time.monotonic(), None
                 self._stop.set()
+
+    def hang_up(self) -> None:
+        """The server ends the line to the browser, and the work for it."""
+        self._stop.set()
+        if (send := self._send) is not None:
+            send(messages.GOODBYE)
 
     def tell(self, kind: str, audio: bytes = b"", **values: Any) -> None:
         """A message to the browser, where there is one: see `demo.messages`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,11 @@ class Transcripts:
         from slm.transcribe import Transcriber
 
         return cls(Transcriber.of_bundle(Path(bundle.path), bundle.languages, asr, threads=1))
+
+    def stop(self) -> None:
+        """Drop what is not written down yet."""
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def __bool__(self) -> bool:
         return self._transcriber is not None
@@ -94,11 +100,15 @@ class LiveTranscript:
 
     def push(self, samples: np.ndarray) -> None:
         """float32 [n] more."""
-        self._thread.submit(self._work, samples, False)
+        self._submit(samples, False)
 
     def finish(self) -> None:
         """Nothing follows."""
-        self._thread.submit(self._work, np.zeros(0, np.float32), True)
+        self._submit(np.zeros(0, np.float32), True)
+
+    def _submit(self, samples: np.ndarray, last: bool) -> None:
+        with suppress(RuntimeError):  # the server ends
+            self._thread.submit(self._work, samples, last)
 
     def _work(self, samples: np.ndarray, last: bool) -> None:
         try:

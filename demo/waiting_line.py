@@ -30,6 +30,8 @@ class WaitingLine:
 
     def __init__(self, places: int, longest: int = 64) -> None:
         self.longest = longest
+        self.taken = 0
+        """Places that were taken since the beginning."""
         self._scheduler = Scheduler(places)
 
     @property
@@ -61,6 +63,7 @@ class WaitingLine:
                 raise Left
 
         with self._scheduler.core(ARRIVAL, waiting):
+            self.taken += 1
             yield
 
 

@@ -6,14 +6,17 @@ Files are decoded in `slm.decoding`.
 from __future__ import annotations
 
 import functools
+import io
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from slm.decoding import MAX_CHANNELS, SLACK, decode, mono
-from slm.errors import TresseError
+from slm.decoder import MAX_CHANNELS, SLACK
+from slm.decoding import decode, mono
+from slm.errors import TresseError, writing
 
 MIN_SECONDS = 0.3
 """Shorter than any word: nothing could be heard in it."""
@@ -31,14 +34,6 @@ def read_audio(path: str | os.PathLike[str], max_seconds: float | None = None) -
     Raises TresseError where the file is missing, empty, not audio, silent, damaged or longer than `max_seconds`.
     """
     path = Path(path)
-    if not path.exists():
-        raise TresseError(f"no such file: {path}")
-    if path.is_dir():
-        raise TresseError(f"{path} is a folder: give an audio file")
-    if not os.access(path, os.R_OK):
-        raise TresseError(f"cannot read {path}: check its permissions")
-    if path.is_file() and path.stat().st_size == 0:
-        raise TresseError(f"{path} is empty: record or export it again")
     samples, sample_rate = decode(path, max_seconds)
     if max_seconds is not None and len(samples) <= (max_seconds + SLACK) * sample_rate:
         samples = samples[: int(max_seconds * sample_rate)]  # what an encoder added is not the speaker's fault
@@ -140,17 +135,21 @@ class ResampleStream:
 
 
 def write_wav(path: str | os.PathLike[str], waveform: np.ndarray, sample_rate: int) -> None:
-    """Write float32 [samples] as a 16-bit WAV, atomically: a full disk leaves no half file behind."""
+    """Write float32 [samples] as a 16-bit WAV, atomically: a full disk leaves no half file behind.
+
+    Raises MachineError for a full disk, a read-only folder and the like, TresseError for a name that cannot be written.
+    """
     import soundfile
 
     path = Path(path)
+    sound = io.BytesIO()  # libsndfile does not say why it could not write
+    soundfile.write(sound, np.clip(waveform, -1, 1), sample_rate, subtype="PCM_16", format="WAV")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(str(temporary), np.clip(waveform, -1, 1), sample_rate, subtype="PCM_16", format="WAV")
-        os.replace(temporary, path)
-    except (OSError, soundfile.LibsndfileError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise TresseError(f"cannot write {path} ({reason}): choose another place for the output") from error
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(sound.getbuffer())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

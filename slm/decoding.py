@@ -1,57 +1,85 @@
 """Audio files -> samples, for files that nobody has checked.
 
 What is opened is the file that was named, by its descriptor: never a name that the file carries, nor a format that its name
-or content asks for beyond the list. libsndfile reads WAV, FLAC, OGG, MP3, AIFF, CAF and AU; PyAV, which brings FFmpeg's
-decoders, the containers of phones and browsers. Lengths in headers are not believed: decoding stops where the limit is
-passed. Channels, rates and the size of what is decoded are limited before anything is decoded. Whatever a decoder raises
-becomes one `TresseError`.
+or content asks for beyond a list. Decoding happens in a process of its own (`slm.decoder`), which can open nothing else and
+is ended when it takes too long or too much memory. Lengths in headers are not believed: decoding stops where the limit is
+passed. Whatever a decoder raises, and however its process ends, becomes one `TresseError`.
+
+Costs 0.2 s for the first file; then a process of 60 MB waits for the next one, and ends with this one.
 """
 
 from __future__ import annotations
 
-import io
+import atexit
+import json
+import math
 import os
+import signal
+import socket
 import stat
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from slm.errors import TresseError
+from slm.decoder import (
+    BEGIN,
+    BLOCK,
+    END,
+    FRAMES,
+    HEADER,
+    LIMIT,
+    MAX_CHANNELS,
+    MAX_SAMPLES,
+    NOT_AUDIO,
+    READY,
+    REFUSED,
+    SHAPE,
+)
+from slm.errors import MachineError, TresseError, cannot_read, writing
 
-MAX_CHANNELS = 8
-RATES = range(1000, 384001)
-"""Hz."""
-MAX_SAMPLES = 400_000_000
-"""Of all channels together, in a file without a limit of its length: 1.6 GB."""
-SLACK = 0.25
-"""s that encoders may add to a recording (priming and padding of AAC and MP3)."""
 MAX_PIPE = 256_000_000
 """Bytes that are read from a pipe."""
-BLOCK = 1 << 16
-"""Frames decoded at a time."""
-SNDFILE_FORMATS = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "OGG", "MP3", "MPEG", "AIFF", "CAF", "AU"}
-AV_FORMATS = "aac,aiff,asf,caf,flac,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,ogg,wav,w64,amr,au"
-"""FFmpeg's demuxers that may be chosen: none of them opens another file."""
+SILENCE = 60.0
+"""s without a word from a decoding process after which it is ended: a disk or a network drive may be slow."""
+GRACE = 1.0
+"""s that a process may take to end by itself."""
+AT_ONCE = max(2, os.cpu_count() or 1)
+"""Processes that decode side by side; others wait."""
+TOO_SLOW = "takes too long to decode: export it as wav"
+WAITING = 2
+"""Processes that are kept when there is nothing to decode."""
+_SCRIPT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from slm.decoder import serve; serve(int(sys.argv[2]))"
+)
 
 
 def decode(path: Path, max_seconds: float | None = None) -> tuple[np.ndarray, int]:
     """An audio file as float32 [samples, channels] and its rate in Hz, at most `max_seconds` + SLACK of it and a block.
 
-    Raises TresseError where it cannot be opened, is no audio of a format of the list, or passes the limits.
+    Raises TresseError where it cannot be opened, is no audio of a format of the list, or passes the limits; MachineError
+    where no file could be read.
     """
-    with _open(path) as file:
-        for read in (_with_soundfile, _with_av):
-            file.seek(0)
-            try:
-                decoded = read(file, str(path), max_seconds)
-            except TresseError:
-                raise
-            except Exception:  # each decoder raises whatever it runs into
-                decoded = None
-            if decoded is not None:
-                return decoded
-    raise TresseError(f"{path} is not audio that can be read: give wav, flac, mp3, ogg, m4a or webm")
+    with _open(path) as file, _slots:
+        process = _take()
+        try:
+            samples, rate = process.decode(file.fileno(), max_seconds)
+        except _Refused as error:
+            _give_back(process)
+            raise TresseError(f"{path} {error}") from error
+        except OSError as error:
+            ended_by = process.end()
+            slow = isinstance(error, TimeoutError) or ended_by == -signal.SIGPROF
+            raise TresseError(f"{path} {TOO_SLOW if slow else NOT_AUDIO}") from error
+        except BaseException:
+            process.end()
+            raise
+        _give_back(process)
+        return samples, rate
 
 
 def mono(samples: np.ndarray) -> np.ndarray:
@@ -69,112 +97,157 @@ def mono(samples: np.ndarray) -> np.ndarray:
 def _open(path: Path) -> BinaryIO:
     """The file, to read from and to seek in; of a pipe all that comes. Raises TresseError where it cannot be opened."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
-        mode = os.fstat(descriptor).st_mode
-        file = os.fdopen(descriptor, "rb")
+        file = path.open("rb")
+        status = os.fstat(file.fileno())
+        if stat.S_ISREG(status.st_mode) and status.st_size > 0:
+            return file
+        with file:
+            return _all_of(file, path)
     except OSError as error:
-        raise TresseError(f"cannot read {path} ({error.strerror}): check its permissions") from error
-    if stat.S_ISREG(mode):
-        return file
-    with file:
-        data = file.read(MAX_PIPE + 1)
-    if not data:
-        raise TresseError(f"{path} is empty: record or export it again")
-    if len(data) > MAX_PIPE:
-        raise TresseError(f"{path} gives more than {MAX_PIPE // 1_000_000} MB: cut it shorter")
-    return io.BytesIO(data)
+        raise cannot_read(path, error) from error
+    except ValueError as error:  # a null character in the name
+        raise TresseError(f"no such file: {path}") from error
 
 
-class _Kept:
-    """Blocks of samples up to a limit, which is enforced by what was decoded."""
-
-    def __init__(self, name: str, rate: int, channels: int, max_seconds: float | None) -> None:
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise TresseError(f"{name} has {channels} channels: give at most {MAX_CHANNELS}")
-        if rate not in RATES:
-            raise TresseError(f"{name} has a sample rate of {rate} Hz: give {RATES[0]:,} to {RATES[-1]:,} Hz")
-        self.name, self.rate, self.channels = name, rate, channels
-        self.most = MAX_SAMPLES // channels
-        if max_seconds is not None:
-            self.most = min(self.most, int((max_seconds + SLACK) * rate))
-        self._blocks: list[np.ndarray] = []
-        self._count = 0
-
-    def add(self, block: np.ndarray) -> bool:
-        """float32 [n, channels]; whether there is room for more: what lies behind the limit is not decoded."""
-        self._blocks.append(block)
-        self._count += len(block)
-        return self._count <= self.most
-
-    def samples(self) -> np.ndarray:
-        """All of them: float32 [samples, channels]."""
-        return np.concatenate(self._blocks) if self._blocks else np.zeros((0, self.channels), np.float32)
+def _all_of(pipe: BinaryIO, path: Path) -> BinaryIO:
+    """What a pipe gives, as a file without a name."""
+    size = 0
+    with writing(tempfile.gettempdir()):
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        try:
+            while data := pipe.read(1 << 20):
+                file.write(data)
+                size += len(data)
+                if size > MAX_PIPE:
+                    raise TresseError(f"{path} gives more than {MAX_PIPE // 1_000_000} MB: cut it shorter")
+            if size == 0:
+                raise TresseError(f"{path} is empty: record or export it again")
+            file.flush()
+        except BaseException:
+            file.close()
+            raise
+    return file  # type: ignore[return-value]
 
 
-def _with_soundfile(file: BinaryIO, name: str, max_seconds: float | None) -> tuple[np.ndarray, int] | None:
-    """By libsndfile; None where it does not know the file, or FFmpeg knows it better."""
-    import soundfile
-
-    if _is_chained(file):
-        return None  # libsndfile reads the first stream of several
-    file.seek(0)
-    with soundfile.SoundFile(_Nameless(file)) as sound:
-        if sound.format not in SNDFILE_FORMATS:
-            raise TresseError(f"{name} is {sound.format} audio: give wav, flac, mp3, ogg, m4a or webm")
-        kept = _Kept(name, int(sound.samplerate), sound.channels, max_seconds)
-        while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
-            if not kept.add(block):
-                break
-    samples = kept.samples()
-    return (samples, kept.rate) if len(samples) else None  # a header may say that there is nothing
+class _Refused(Exception):
+    """The process says why it does not read a recording."""
 
 
-def _with_av(file: BinaryIO, name: str, max_seconds: float | None) -> tuple[np.ndarray, int]:
-    """By FFmpeg. Raises TresseError where there is no audio in it, and what PyAV raises."""
-    import av
-    from av.audio.resampler import AudioResampler
+class _Process:
+    """A decoding process and the socket to it. Raises MachineError where it does not start."""
 
-    options = {"format_whitelist": AV_FORMATS, "protocol_whitelist": ""}
-    with av.open(
-        _Nameless(file), "r", metadata_errors="ignore", options=options, container_options=options
-    ) as container:
-        if not container.streams.audio:
-            raise TresseError(f"{name} has no audio in it: give a recording of speech")
-        stream = container.streams.audio[0]
-        context = stream.codec_context
-        kept = _Kept(name, int(context.sample_rate or 16000), int(context.channels), max_seconds)
-        resampler = AudioResampler(format="flt", rate=kept.rate)
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        ours.settimeout(SILENCE)
+        self._socket = ours
+        path = [os.path.abspath(folder) for folder in sys.path]
+        try:
+            self._child = subprocess.Popen(
+                [sys.executable, "-c", _SCRIPT, json.dumps(path), str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # libmpg123 and others print what they think of a file
+                pass_fds=[theirs.fileno()],
+                cwd=os.sep,
+                env=os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            )
+        except OSError as error:
+            ours.close()
+            raise MachineError(f"cannot start a decoder ({error.strerror}): close other programs") from error
+        finally:
+            theirs.close()
+        try:
+            started = self._receive()[0] == READY
+        except OSError:
+            started = False
+        if not started:
+            self.end()
+            raise MachineError("the decoder does not start: free some memory, or reinstall soundfile and av")
 
-        def add(frame: Any) -> bool:
-            return all([kept.add(part.to_ndarray().reshape(-1, kept.channels)) for part in resampler.resample(frame)])
+    def decode(self, descriptor: int, max_seconds: float | None) -> tuple[np.ndarray, int]:
+        """float32 [samples, channels] and the rate. Raises _Refused, and OSError where the process ends or is silent."""
+        limit = math.nan if max_seconds is None else float(max_seconds)
+        socket.send_fds(self._socket, [LIMIT.pack(limit)], [descriptor])
+        blocks: list[np.ndarray] = []
+        rate, channels, count = 16000, 1, 0
+        while True:
+            kind, data = self._receive()
+            if kind == BEGIN:
+                rate, channels = SHAPE.unpack(data)
+                blocks, count = [], 0
+            elif kind == BLOCK:
+                blocks.append(np.frombuffer(data, np.float32).reshape(-1, channels))
+                count += blocks[-1].size
+                if count > MAX_SAMPLES + FRAMES * MAX_CHANNELS:
+                    raise OSError("more than was asked for")
+            elif kind == END:
+                return np.concatenate(blocks) if blocks else np.zeros((0, channels), np.float32), rate
+            elif kind == REFUSED:
+                raise _Refused(data.decode())
 
-        for frame in container.decode(stream):
-            frame.pts = None
-            if not add(frame):
-                return kept.samples(), kept.rate
-        add(None)
-    return kept.samples(), kept.rate
+    def _receive(self) -> tuple[bytes, bytearray]:
+        """A message: its kind and its bytes. Raises OSError where none comes."""
+        kind, size = HEADER.unpack(self._bytes(HEADER.size))
+        if size > 1 << 30:
+            raise OSError("no message")
+        return kind, self._bytes(size)
+
+    def _bytes(self, size: int) -> bytearray:
+        data = bytearray(size)
+        view, done = memoryview(data), 0
+        while done < size:
+            received = self._socket.recv_into(view[done:])
+            if received == 0:
+                raise ConnectionError("the process has ended")
+            done += received
+        return data
+
+    def end(self) -> int:
+        """End it; the status that it ends or has ended with."""
+        self._socket.close()
+        try:
+            return self._child.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            return self._child.wait()
 
 
-class _Nameless:
-    """A file without a name: decoders choose a format by what a name ends in."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
-        self.readinto = file.readinto  # type: ignore[attr-defined]
-
-    def write(self, data: bytes) -> int:
-        """Nothing is ever written."""
-        raise OSError("this file is only read")
+_slots = threading.BoundedSemaphore(AT_ONCE)
+_lock = threading.Lock()
+_idle: list[_Process] = []
 
 
-def _is_chained(file: BinaryIO) -> bool:
-    """Whether an Ogg file holds streams one after another: a page that begins a stream follows one that ends another."""
-    ended = False
-    while len(header := file.read(27)) == 27 and header.startswith(b"OggS"):
-        table = file.read(header[26])
-        if ended and header[5] & 2:
-            return True
-        ended = ended or bool(header[5] & 4)
-        file.seek(sum(table), os.SEEK_CUR)
-    return False
+def start() -> None:
+    """Have a process ready, so that the first file does not wait for it."""
+    _give_back(_take())
+
+
+def _take() -> _Process:
+    with _lock:
+        if _idle:
+            return _idle.pop()
+    return _Process()
+
+
+def _give_back(process: _Process) -> None:
+    with _lock:
+        if len(_idle) < WAITING:
+            _idle.append(process)
+            return
+    process.end()
+
+
+def _forget() -> None:
+    """In a forked process: the parent's decoding processes are not ours."""
+    global _lock, _slots
+    _lock, _slots = threading.Lock(), threading.BoundedSemaphore(AT_ONCE)
+    _idle.clear()
+
+
+@atexit.register
+def _end_all() -> None:
+    while _idle:
+        _idle.pop().end()
+
+
+os.register_at_fork(after_in_child=_forget)

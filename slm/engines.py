@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from slm.errors import TresseError
+from slm.errors import MachineError, TresseError, cannot_write
 from slm.model import check_architecture, reading_model
 from slm.settings import TEMPERATURE, TOP_P, ReplySettings
 from slm.units.vocabulary import UnitVocabulary
@@ -221,6 +221,8 @@ def _convert(folder: Path, target: Path) -> None:
     try:
         TransformersConverter(str(folder)).convert(str(target), quantization="int8", force=True)
     except Exception as error:  # the converter raises whatever transformers, safetensors or itself run into
+        if isinstance(fault := cannot_write(target, error), MachineError):
+            raise fault from error
         raise TresseError(f"cannot convert the language model in {folder} ({_first_line(error)})") from error
 
 

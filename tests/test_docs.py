@@ -244,16 +244,13 @@ def run(arguments: list[str]) -> int:
 
 def served(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
     """A page that is served, asked whether it lives, and closed instead of waited for."""
-    import gradio
-
     answers: list[dict[str, Any]] = []
 
-    def ask(page: Any) -> None:
-        with urllib.request.urlopen(f"{page.local_url}tresse/health", timeout=30) as answer:
+    def ask(served: Any) -> None:
+        with urllib.request.urlopen(f"{served.page.local_url}tresse/health", timeout=30) as answer:
             answers.append(json.load(answer))
-        page.close()
 
-    patch.setattr(gradio.Blocks, "block_thread", ask)
+    patch.setattr("demo.app.Served.wait", ask)
     patch.setattr("demo.app._warm_up", lambda bundle: None)
     assert run(arguments) == 0
     assert answers[0]["status"] == "ok"

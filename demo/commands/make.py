@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from demo.commands.options import CORES, DeviceOption, RunOption, WorkersOption, pairs
-from slm.errors import TresseError
+from slm.errors import TresseError, say
 
 
 def recipe_command(
@@ -33,7 +33,7 @@ def recipe_command(
     if dry_run:
         from train.estimate import describe, estimate
 
-        print(describe(estimate(recipe, out or Path("runs") / recipe.name)))
+        say(describe(estimate(recipe, out or Path("runs") / recipe.name)))
         return
     run_recipe(recipe, out or Path("runs") / recipe.name, until, workers)
 
@@ -80,7 +80,7 @@ def prepare_command(
         source, languages or list(speakers.languages), folder, out, preparation, speakers, workers, device
     )
     rejected = f", {made.rejected} rows could not be used (see rejected.jsonl)" if made.rejected else ""
-    print(f"{made.folder}: {made.counts.stories} stories, {made.counts.seconds / 3600:.1f} h of speech{rejected}")
+    say(f"{made.folder}: {made.counts.stories} stories, {made.counts.seconds / 3600:.1f} h of speech{rejected}")
 
 
 def train_command(

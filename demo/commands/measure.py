@@ -23,7 +23,7 @@ from demo.commands.options import (
     no_telemetry,
     pairs,
 )
-from slm.errors import TresseError
+from slm.errors import TresseError, complain, say
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
@@ -84,13 +84,13 @@ def cloze_command(
         )
 
     results = evaluate(Bundle.load(bundle, device), out)
-    print(markdown_table(results))
-    print("\n" + voices_table(results))
+    say(markdown_table(results))
+    say("\n" + voices_table(results))
     if compare:
         name = Path(bundle).name if bundle else "shipped"
-        print("\n" + comparison_table(compare_cloze(out, compare, evaluate, device, name)))
+        say("\n" + comparison_table(compare_cloze(out, compare, evaluate, device, name)))
     if results["problems"]:
-        print(f"{len(results['problems'])} entries could not be used: see {out / 'results.json'}", file=sys.stderr)
+        complain(f"{len(results['problems'])} entries could not be used: see {out / 'results.json'}")
 
 
 def pairs_command(
@@ -116,7 +116,7 @@ def pairs_command(
     chosen, root = read_pairs(items)
     measured = Bundle.load(bundle, device)
     settings = {"language": language, "cache": cache or default_cache(), "audio_root": root, "workers": workers}
-    print(markdown_table(evaluate_pairs(measured, chosen, out=out, **settings)))  # type: ignore[arg-type]
+    say(markdown_table(evaluate_pairs(measured, chosen, out=out, **settings)))  # type: ignore[arg-type]
 
 
 def alignment_command(
@@ -146,7 +146,7 @@ def alignment_command(
         cache=cache or default_cache(),
         workers=workers,
     )
-    print(markdown_table(results))
+    say(markdown_table(results))
 
 
 def continuation_command(
@@ -166,7 +166,7 @@ def continuation_command(
 
     measured = Bundle.load(bundle, device)
     recogniser = Transcriber.of_bundle(measured.path, measured.languages, asr)
-    print(markdown_table(evaluate_continuation(measured, recogniser, out=out, prompts=count, max_seconds=max_seconds)))
+    say(markdown_table(evaluate_continuation(measured, recogniser, out=out, prompts=count, max_seconds=max_seconds)))
 
 
 def resynthesis_command(
@@ -190,22 +190,22 @@ def resynthesis_command(
     measured = Bundle.load(bundle, device)
     recogniser, missing = _recogniser(measured, asr)
     if missing:
-        print(f"without word errors: {missing}", file=sys.stderr)
+        complain(f"without word errors: {missing}")
     independent = Transcriber(judge, measured.languages) if judge else None
     rating, embed = None, None
     try:
         rating, embed = naturalness(), speaker_embedding()
     except TresseError as error:
-        print(f"without naturalness and likeness: {error}", file=sys.stderr)
+        complain(f"without naturalness and likeness: {error}")
     results = evaluate_resynthesis(
         measured, recogniser, out=out, count=count, judge=independent, rating=rating, embed=embed
     )
-    print(summary_table(results), *strangers(results), sep="\n\n")
+    say(summary_table(results), *strangers(results))
 
 
 def _say_problems(problems: list[dict[str, str]]) -> None:
     for problem in problems:
-        print(f"left out: {problem['recording']}: {problem['problem']}", file=sys.stderr)
+        complain(f"left out: {problem['recording']}: {problem['problem']}")
 
 
 def voices_command(
@@ -234,7 +234,7 @@ def voices_command(
 
         measured_units = evaluate_voice_units(load_encoder(units), read_recordings(recordings), out=out)
         _say_problems(measured_units["problems"])
-        print(tables(measured_units))
+        say(tables(measured_units))
         return
     from slm.bundle import Bundle
     from slm.transcribe import Transcriber
@@ -244,11 +244,11 @@ def voices_command(
     given, measured = read_recordings(recordings), Bundle.load(bundle, device)
     recogniser, missing = _recogniser(measured, asr)
     if missing:
-        print(f"without the bundle's own recogniser: {missing}", file=sys.stderr)
+        complain(f"without the bundle's own recogniser: {missing}")
     independent = Transcriber(judge, measured.languages) if judge else None
     results = evaluate_voices(measured, given, out=out, recogniser=recogniser, judge=independent, speaker=speaker)
     _say_problems(results["problems"])
-    print(edit_table(results), group_table(results["groups"]["family"]), sep="\n\n")
+    say(edit_table(results), group_table(results["groups"]["family"]))
 
 
 def all_command(
@@ -291,8 +291,8 @@ def all_command(
         workers=workers,
     )
     for name, why in results["not_measured"].items():
-        print(f"not measured: {name}: {why}", file=sys.stderr)
-    print(f"{out / 'report.html'}: {', '.join(results['parts'])}")
+        complain(f"not measured: {name}: {why}")
+    say(f"{out / 'report.html'}: {', '.join(results['parts'])}")
 
 
 def bench_cloze_command(
@@ -330,7 +330,7 @@ def units_command(
     else:
         measured = Bundle.load(bundle, device)
         encoder, languages = measured.units, measured.languages
-    print(summary_table(report_units(encoder, languages, out, count=count)))
+    say(summary_table(report_units(encoder, languages, out, count=count)))
 
 
 def bench_vocoder_command(bundle: BundleOption = None, device: DeviceOption = "cpu") -> None:
@@ -387,5 +387,5 @@ def _recogniser(bundle: Bundle, asr: str | None) -> tuple[Transcriber | None, st
 
 def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
     """A table for people, then one JSON object as the last line."""
-    print(table(result))
-    print(json.dumps(result))
+    say(table(result))
+    say(json.dumps(result))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +20,8 @@ from demo.commands.options import (
     TopPOption,
     no_telemetry,
 )
-from slm.errors import TresseError
+from demo.ending import temporary_folder
+from slm.errors import TresseError, complain, say
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P, ReplySettings
 
 if TYPE_CHECKING:
@@ -52,10 +52,11 @@ def demo_command(
 ) -> None:
     """Serve the page on which one talks with the model."""
     no_telemetry()
-    from demo.app import serve
-    from slm.bundle import Bundle
+    with temporary_folder():
+        from demo.app import serve
+        from slm.bundle import Bundle
 
-    serve(Bundle.load(bundle, device), host, port, recordings=recordings, asr=asr, hosts=allow_host or ())
+        serve(Bundle.load(bundle, device), host, port, recordings=recordings, asr=asr, hosts=allow_host or ())
 
 
 def continue_command(
@@ -95,11 +96,11 @@ def continue_command(
         settings = ReplySettings((to,), seed, temperature, top_p, max_seconds, speaker)
         report = continue_file(loaded, prompt, out, settings)
     if not report["prompt_in_domain"]:
-        print(f"tresse: {OUT_OF_DOMAIN}", file=sys.stderr)
+        complain(f"tresse: {OUT_OF_DOMAIN}")
     if as_json:
-        print(json.dumps(report))
+        say(json.dumps(report))
     else:
-        print(
+        say(
             f"{out}: {report['seconds']:.1f} s{' in ' + report['language'] if report['language'] else ''}; "
             f"first audio after {report['time_to_first_audio_ms']:.0f} ms, real-time factor {report['real_time_factor']:.3f}"
         )
@@ -125,7 +126,7 @@ def record_command(
 
     settings = ReplySettings((), seed, temperature, top_p, max_seconds, speaker)
     done, failed, out_of_domain, others = record_folder(_load(bundle, device), prompts, to, out, settings)
-    print(
+    say(
         f"{out}: {done} continuations"
         + (f", {out_of_domain} of prompts that are out of domain" if out_of_domain else "")
         + (f", {failed} prompts could not be used" if failed else "")
@@ -140,7 +141,7 @@ def _load(source: str | None, device: str) -> Bundle:
 
     bundle = Bundle.load(source, device)
     if not bundle.tags:
-        print(f"tresse: {UNTAGGED}", file=sys.stderr)
+        complain(f"tresse: {UNTAGGED}")
     return bundle
 
 

@@ -15,7 +15,8 @@ import soundfile
 
 from slm.audio import ResampleStream, check_waveform, read_audio, resample
 from slm.bundle import SHIPPED
-from slm.decoding import MAX_CHANNELS, SLACK, decode, mono
+from slm.decoder import MAX_CHANNELS, SLACK
+from slm.decoding import decode, mono
 from slm.errors import TresseError
 from tests.slm.test_audio import RATE, encode_with_av, tone
 

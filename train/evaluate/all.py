@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from slm.errors import TresseError
+from slm.errors import MachineError, TresseError, complain
 from slm.settings import TEMPERATURE, TOP_P
 from train.evaluate.html import nested, write_html
 from train.evaluate.scorable import Talking, Transcribing
@@ -206,15 +205,17 @@ def evaluate_all(
             and done.get("fingerprint") == mark
             and (earlier := _read(folder / "results.json")) is not None
         ):
-            print(f"{name} ({number} of {len(chosen)}): finished before", file=sys.stderr)
+            complain(f"{name} ({number} of {len(chosen)}): finished before")
             measured[name] = earlier
             continue
-        print(f"{name} ({number} of {len(chosen)})", file=sys.stderr, flush=True)
+        complain(f"{name} ({number} of {len(chosen)})")
         try:
             measured[name] = part.run(setting, folder)
+        except MachineError:
+            raise
         except TresseError as error:
             missing[name] = str(error)
-            print(f"{name}: not measured: {error}", file=sys.stderr)
+            complain(f"{name}: not measured: {error}")
             continue
         write_json(folder / "done.json", {"fingerprint": mark})
     if not measured:

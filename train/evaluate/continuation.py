@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from slm.audio import write_wav
-from slm.errors import TresseError
+from slm.errors import MachineError, TresseError
 from slm.settings import TEMPERATURE, TOP_P
 from train.evaluate.continuation_report import Continuation, markdown_page, save_plot
 from train.evaluate.facts import coherence, lexicon, parser, words_of
@@ -140,6 +140,8 @@ class _Making:
                         if spoken is None or spoken[0] != (number, said):
                             spoken = (number, said), self._speak_prompt(number, said)
                         row = self._continue(id, spoken[1], number, said, asked, temperature)
+                    except MachineError:
+                        raise
                     except TresseError as error:
                         problems.append({"id": id, "language": said, "entry": "prompt", "problem": str(error)})
                         continue

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from slm.audio import read_audio, resample
-from slm.errors import TresseError
+from slm.errors import MachineError, TresseError, cannot_read
 from slm.units.sequence import UnitEncoder, Units
 from train.evaluate.scorable import Scorable
 from train.speech.voices import SAMPLE_RATE, Voices, speak
@@ -85,8 +85,12 @@ class SpokenUnits:
             path = self._path(entry)
             try:
                 content = path.read_bytes()
-            except OSError:
+            except FileNotFoundError:
                 raise TresseError(f"no audio file {path}: put it there, or take the item out") from None
+            except OSError as error:
+                raise cannot_read(path, error) from error
+            except ValueError as error:  # a null character
+                raise TresseError(f"no audio file {path}: put it there, or take the item out") from error
             parts: tuple[object, ...] = ("audio", hashlib.sha256(content).hexdigest())
         elif isinstance(entry, dict) and isinstance(entry.get("phonemes"), str) and entry["phonemes"].strip():
             parts = ("phonemes", entry["phonemes"], language, self._fingerprint(voice))
@@ -106,6 +110,8 @@ class SpokenUnits:
         for number, request in enumerate(requests):
             try:
                 key = self.key(*request)
+            except MachineError:
+                raise
             except TresseError as error:
                 failed[number] = str(error)
                 continue
@@ -210,6 +216,8 @@ def speak_block(requests: Sequence[Request], voices: Voices, sample_rate: int, r
             else:
                 waveform, rate = speak(entry, language, voices.speaker(voice), voices), SAMPLE_RATE
             waveforms.append(resample(waveform, rate, sample_rate))
+        except MachineError:
+            raise
         except TresseError as error:
             waveforms.append(str(error))
     return waveforms

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from slm.audio import read_audio
-from slm.errors import TresseError
+from slm.errors import MachineError, TresseError
 from slm.units import Units
 from train.corpus.recordings import Recording
 from train.evaluate.scorable import Talking, Transcribing
@@ -150,7 +150,9 @@ def _understand(bundle: Talking, recordings: Iterable[Recording]) -> tuple[list[
                 raise TresseError(f"the bundle does not know the language {recording.language}")
             waveform, rate = read_audio(recording.path)
             prompt = bundle.prompt(waveform, rate)
-        except (TresseError, OSError) as error:
+        except MachineError:
+            raise
+        except TresseError as error:
             problems.append({"recording": recording.path.name, "problem": str(error)})
             continue
         language = recording.language or prompt.language or bundle.languages[0]

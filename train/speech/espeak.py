@@ -136,6 +136,7 @@ class _Library:
         self.library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # breath noise: else seeded with the time of day
         self.samples: list[np.ndarray] = []
         self.events: list[tuple[str, float]] = []
+        self._raised: BaseException | None = None
         kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
         self._callback = kind(self._receive)  # kept: ctypes does not hold it
         self.library.espeak_SetSynthCallback(self._callback)
@@ -148,6 +149,14 @@ class _Library:
         _ctypes.dlclose(self.library._handle)
 
     def _receive(self, samples, count: int, events) -> int:  # type: ignore[no-untyped-def]
+        """Called from C, which drops what is raised here: an interruption stops the speech, and is raised behind it."""
+        try:
+            return self._keep(samples, count, events)
+        except BaseException as error:
+            self._raised = error
+            return 1
+
+    def _keep(self, samples, count: int, events) -> int:  # type: ignore[no-untyped-def]
         if samples and count > 0:
             self.samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
         index = 0
@@ -168,6 +177,8 @@ class _Library:
         self.library.espeak_SetParameter(self.PITCH, pitch, 0)
         data = text.encode("utf-8") + b"\0"
         self.library.espeak_Synth(data, ctypes.c_size_t(len(data)), 0, 1, 0, self.UTF8, None, None)
+        if self._raised is not None:
+            raise self._raised
         return (np.concatenate(self.samples) if self.samples else np.zeros(0, np.int16)), self.rate, self.events
 
 

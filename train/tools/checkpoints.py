@@ -6,11 +6,11 @@ random draw is a pure function of (seed, step), so that a run killed anywhere an
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
 import shutil
-import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,19 +19,24 @@ from typing import Any
 
 import torch
 
-from slm.errors import TresseError
+from slm.errors import MACHINE_READS, TresseError, cannot_read, complain, writing
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour of `path`; it takes the name only if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yield a temporary neighbour of `path`; it takes the name only if the block ends well.
+
+    Raises MachineError where a disk is full, a folder read-only and the like, whatever the block wrote with.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -76,7 +81,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
     """Read what `save_checkpoint` wrote, or None where there is none yet. Never unpickles code.
 
     Where the newest is damaged (a full disk, a power cut) the one before is read, and a line on standard error says so.
-    Raises TresseError where neither can be read.
+    Raises TresseError where neither can be read, or where a sound one may not be (no permission, a disk that fails).
     """
     if not path.exists():
         return None
@@ -84,7 +89,7 @@ def load_checkpoint(path: Path) -> dict[str, Any] | None:
         state = _read(candidate)
         if state is not None:
             if candidate != path:
-                print(f"{path} is damaged: going on from {candidate.name}", file=sys.stderr)
+                complain(f"{path} is damaged: going on from {candidate.name}")
             return state
     raise TresseError(f"{path} is damaged and there is none before it: delete it to begin this training again")
 
@@ -96,5 +101,7 @@ def _read(path: Path) -> dict[str, Any] | None:
             if archive.testzip() is not None:
                 return None
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError):
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        if isinstance(error, OSError) and error.errno in {errno.EACCES, errno.EPERM, *MACHINE_READS}:
+            raise cannot_read(path, error) from error
         return None

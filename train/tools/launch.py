@@ -12,7 +12,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from slm.errors import TresseError
+from slm.errors import TresseError, machine_fault
 
 
 def under_launcher() -> bool:
@@ -64,6 +64,9 @@ def _enter(
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // count))
     try:
         function(*arguments)
-    except TresseError as error:
-        errors.put(str(error))
+    except Exception as error:
+        fault = error if isinstance(error, TresseError) else machine_fault(error)
+        if fault is None:
+            raise
+        errors.put(str(fault))
         raise SystemExit(2) from None

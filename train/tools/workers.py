@@ -9,27 +9,48 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.context import SpawnContext, SpawnProcess
+
+
+class _Deaf(SpawnProcess):
+    """A process that Ctrl+C does not reach, from its first moment: the parent decides."""
+
+    def start(self) -> None:
+        """Start it with SIGINT blocked, which a new process inherits."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Context(SpawnContext):
+    Process = _Deaf  # type: ignore[assignment]
 
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool of single-threaded processes. An error or Ctrl+C in the block kills them and drops what they were doing."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy torch's thread pools without their threads
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin)
+    # a fork would copy torch's thread pools without their threads
+    pool = ProcessPoolExecutor(workers, mp_context=_Context(), initializer=_begin)
     try:
         yield pool
     except BaseException:
+        children = multiprocessing.active_children()
+        for child in children:  # one that still starts would print that its queues are gone
+            with suppress(ProcessLookupError):
+                if child.pid is not None:
+                    os.kill(child.pid, signal.SIGSTOP)
         pool.shutdown(wait=False, cancel_futures=True)
         time.sleep(0.3)  # until the pool's own thread has dropped what was cancelled: it may not fail it any more
-        for child in multiprocessing.active_children():
+        for child in children:
             child.kill()
         raise
     pool.shutdown()
 
 
 def _begin() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole group: the parent decides
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     import torch
 

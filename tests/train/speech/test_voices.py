@@ -23,6 +23,19 @@ def test_a_sentence_does_not_depend_on_what_was_spoken_before(voices: Voices) ->
         assert np.array_equal(first, speak(SENTENCES["fr"], "fr", voices.speaker(name)))
 
 
+def test_ctrl_c_within_the_callback_of_espeak_is_not_lost(voices: Voices, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ctypes prints what a callback raises, and goes on."""
+
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.speech.espeak._Library._keep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            speak(SENTENCES["en"], "en", voices.speaker("anouk"))
+    assert len(speak(SENTENCES["en"], "en", voices.speaker("anouk")))
+
+
 def test_speakers_differ_in_every_language(voices: Voices) -> None:
     for language, text in SENTENCES.items():
         spoken = {speak(text, language, voices.speaker(n)).tobytes() for n in [*voices.training, *voices.held_out]}

@@ -24,6 +24,20 @@ if __name__ == "__main__":
 """
 
 
+EARLY = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from train.tools.workers import worker_pool
+if __name__ == "__main__":
+    try:
+        with worker_pool(2) as pool:
+            print("begin", flush=True)
+            list(pool.map(abs, range(10**6)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+"""
+
+
 def note_and_sleep(folder: str) -> int:
     """Leave a file named after this process; take a while."""
     Path(folder, str(os.getpid())).touch()
@@ -67,3 +81,19 @@ def test_nobody_stays_behind(tmp_path: Path, how: str, whom: str) -> None:
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in pids)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.3, 1.0])
+def test_ctrl_c_while_workers_start_prints_nothing_of_theirs(after: float) -> None:
+    """Their interpreters begin before any code of ours could ignore it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", EARLY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begin\n"
+    time.sleep(after)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert printed == ""
