@@ -129,7 +129,7 @@ def start(
     Raises TresseError where the port is taken, or as `open_service` does.
     """
     address = host.strip("[]")
-    _check_address(address, port)
+    _check_address(address)
     service = open_service(bundle, recordings, asr)
     page = build_page(service)
     options = launch_options(service, (*hosts, address))  # it answers to the name that it is served under
@@ -165,16 +165,15 @@ class Served:
         self.page.close(verbose=False)
 
 
-def _check_address(host: str, port: int) -> None:
-    """Raise TresseError where no server can listen there."""
+def _check_address(host: str) -> None:
+    """Raise TresseError where this machine has no such address."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no name of a machine"
-        raise TresseError(f"cannot serve on {host}:{port} ({reason}): choose another port or host") from error
+        raise TresseError(f"cannot serve on {host} ({reason}): choose another host") from error
 
 
 @contextmanager
