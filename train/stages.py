@@ -20,8 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from slm.errors import TresseError
 from slm.model import ModelConfig, unit_model
 from slm.units import UnitVocabulary, load_encoder
@@ -29,9 +27,10 @@ from slm.units.vocabulary import check_names
 from train.ablation import run_ablation
 from train.corpus.preparation import prepare_corpus, read_units
 from train.lm.schedule import SLMTraining
+from train.publish.examples import write_examples
 from train.recipe import Recipe
 from train.run import Stage, carry_out
-from train.speech.voices import SAMPLE_RATE, Voices, speak
+from train.speech.voices import SAMPLE_RATE, Voices
 from train.stories.data import LANGUAGES
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
 from train.stories.mixture import describe, write_mixture
@@ -199,7 +198,9 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
-    write_examples(recipe, out / "stories", made / "examples")
+    own = recipe.stories.file is not None
+    test = None if own else list(generate_stories(recipe.seed, 2000, "test"))
+    write_examples(recipe.languages, recipe.bundle.examples_per_language, out / "stories", made / "examples", test)
     corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
     measured = out / "units" / "metrics.json"
     before = _began_as(recipe)
@@ -254,50 +255,6 @@ def _began_as(recipe: Recipe) -> dict[str, Any]:
         return {"model": Path(source).name if Path(source).exists() else source}
     info = json.loads((folder.parent / "bundle.json").read_text(encoding="utf-8"))
     return {"bundle": info.get("name"), **info.get("provenance", {})}
-
-
-def write_examples(recipe: Recipe, stories: Path, folder: Path) -> None:
-    """Beginnings of stories, spoken by training and held-out voices in turn, as FLAC with a listing.
-
-    The stories are test stories, or those to validate on where the recipe has a file of its own. No training story (in
-    the folder `stories`) begins with the same two sentences, and every example is of another story, of another situation
-    where that is known. Where there are too few such stories or voices, there are fewer examples.
-    """
-    import soundfile
-
-    voices = Voices.load()
-    folder.mkdir(parents=True)
-    training = read_stories(stories / "train.jsonl")
-    trained = {tuple(texts[:2]) for story in training for texts in story.sentences.values()}
-    own = recipe.stories.file is not None
-    among = list(read_stories(stories / "validation.jsonl") if own else generate_stories(recipe.seed, 2000, "test"))
-    entries = []
-    taken: set[str] = set()
-    for number in range(recipe.bundle.examples_per_language * len(recipe.languages)):
-        language = recipe.languages[number % len(recipe.languages)]
-        speakers = [name for name in (*voices.vocoder, *voices.held_out) if voices.can_speak(name, language)]
-        fresh = (
-            story
-            for story in among
-            if _situation(story) not in taken and tuple(story.told_in(language)[:2]) not in trained
-        )
-        story = next(fresh, None)
-        if story is None or not speakers:
-            continue
-        taken.add(_situation(story))
-        name = speakers[number % len(speakers)]
-        pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
-        texts = story.told_in(language)[:2]
-        parts = [part for text in texts for part in (speak(text, language, voices.speaker(name), voices), pause)]
-        file = f"{language}-{number // len(recipe.languages) + 1}.flac"
-        soundfile.write(str(folder / file), np.concatenate(parts[:-1]), SAMPLE_RATE)
-        entries.append({"file": file, "language": language, "speaker": name, "text": " ".join(texts)})
-    write_json(folder / "examples.json", sorted(entries, key=lambda entry: entry["file"]))
-
-
-def _situation(story: Story) -> str:
-    """What two examples must not share."""
-    return story.facts.get("situation", story.id)
 
 
 def make_asr(recipe: Recipe, out: Path, workers: int) -> None:

@@ -17,10 +17,11 @@ from tests.conftest import spoken_beginning
 from tests.tiny_evaluation import TinyBundle, make_item
 from train.evaluate.alignment import evaluate_alignment
 from train.evaluate.cloze.evaluation import evaluate_cloze
+from train.publish.examples import write_examples
 from train.publish.figures import cloze_figures, figures
 from train.recipe import Recipe
 from train.speech.voices import Voices
-from train.stages import check_languages, make_stories, run_recipe, write_examples
+from train.stages import check_languages, make_stories, run_recipe
 from train.stories.grammar import Story, distinct_sentences, write_stories
 
 FIRST = {"en": "The dog was in the garden.", "es": "El perro estaba en la casa."}
@@ -61,7 +62,7 @@ def test_examples_are_of_stories_of_ones_own(spanish: Path, tmp_path: Path, aske
     own = recipe(spanish, **{"bundle.examples_per_language": str(asked)})
     check_languages(own)
     make_stories(own, tmp_path, workers=1)
-    write_examples(own, tmp_path / "stories", tmp_path / "examples")
+    write_examples(own.languages, own.bundle.examples_per_language, tmp_path / "stories", tmp_path / "examples")
     listing = json.loads((tmp_path / "examples" / "examples.json").read_text(encoding="utf-8"))
     assert len(listing) == len({entry["text"] for entry in listing}) == count
     assert {entry["language"] for entry in listing} == {"en", "es"}
@@ -72,7 +73,7 @@ def test_examples_are_of_stories_of_ones_own(spanish: Path, tmp_path: Path, aske
 def test_no_stories_to_validate_on_means_no_examples(spanish: Path, tmp_path: Path) -> None:
     own = recipe(spanish, **{"stories.validation": "0"})
     make_stories(own, tmp_path, workers=1)
-    write_examples(own, tmp_path / "stories", tmp_path / "examples")
+    write_examples(own.languages, own.bundle.examples_per_language, tmp_path / "stories", tmp_path / "examples")
     assert json.loads((tmp_path / "examples" / "examples.json").read_text(encoding="utf-8")) == []
 
 
