@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
 PIP := python -m pip --disable-pip-version-check
 
-.PHONY: install demo test test-latest lint check-docs lock clean
+.PHONY: install demo test test-latest fuzz lint check-docs lock clean
 
 # $(call step,what it says,command): one line and the seconds it took; the command's own output only where it fails
 define step
@@ -55,6 +55,14 @@ check-docs: $(TEST_STAMP)
 test: lint
 	$(call step,Finding a browser,$(BIN)/python -m tests.browser)
 	$(BIN)/python -m pytest
+
+# More hostile recordings and bundles than `make test` tries, drawn from the same seeds: make fuzz RECORDINGS=20000
+RECORDINGS ?= 5000
+BUNDLES ?= 2000
+fuzz: $(TEST_STAMP)
+	TRESSE_FUZZ_RECORDINGS=$(RECORDINGS) TRESSE_FUZZ_BUNDLES=$(BUNDLES) \
+		$(BIN)/python -m pytest --timeout=0 -k "mutated or broken_bundles" \
+		tests/slm/test_decoding.py tests/slm/test_broken_bundles.py
 
 # The newest versions that pyproject.toml allows, in an environment of their own: what differs from constraints.txt, and
 # what it breaks.
