@@ -56,13 +56,14 @@ test: lint
 	$(call step,Finding a browser,$(BIN)/python -m tests.browser)
 	$(BIN)/python -m pytest
 
-# More hostile recordings and bundles than `make test` tries, drawn from the same seeds: make fuzz RECORDINGS=20000
+# More hostile recordings, bundles and requests than `make test` tries, beginning with the same: make fuzz RECORDINGS=20000
 RECORDINGS ?= 5000
 BUNDLES ?= 2000
+REQUESTS ?= 1000
 fuzz: $(TEST_STAMP)
-	TRESSE_FUZZ_RECORDINGS=$(RECORDINGS) TRESSE_FUZZ_BUNDLES=$(BUNDLES) \
-		$(BIN)/python -m pytest --timeout=0 -k "mutated or broken_bundles" \
-		tests/slm/test_decoding.py tests/slm/test_broken_bundles.py
+	TRESSE_FUZZ_RECORDINGS=$(RECORDINGS) TRESSE_FUZZ_BUNDLES=$(BUNDLES) TRESSE_FUZZ_REQUESTS=$(REQUESTS) \
+		$(BIN)/python -m pytest --timeout=0 -k "mutated_recordings or broken_bundles_are or malformed_requests" \
+		tests/slm/test_decoding.py tests/slm/test_broken_bundles.py tests/demo/test_requests.py
 
 # The newest versions that pyproject.toml allows, in an environment of their own: what differs from constraints.txt, and
 # what it breaks.

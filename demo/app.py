@@ -21,9 +21,10 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from demo.guard import Guard
+from demo.limits import MAX_UPLOAD, Limits
 from demo.programs import add_programs
 from demo.recordings import open_folder
-from demo.routes import HEARTBEAT_SECONDS, MAX_UPLOAD, WEB, plots, routes
+from demo.routes import HEARTBEAT_SECONDS, WEB, plots, routes
 from demo.sessions import KEEP_SECONDS, Service
 from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
@@ -102,7 +103,10 @@ def launch_options(service: Service, hosts: Sequence[str] = ()) -> dict[str, Any
         "theme": theme(),
         "css": STYLE,
         "head": HEAD,
-        "app_kwargs": {"routes": routes(service), "middleware": [Middleware(Guard, hosts=tuple(hosts))]},
+        "app_kwargs": {
+            "routes": routes(service),
+            "middleware": [Middleware(Guard, hosts=tuple(hosts)), Middleware(Limits)],
+        },
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
         "run_history": False,
