@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-for-tests
 PIP := python -m pip --disable-pip-version-check
 
-.PHONY: install demo test test-latest lint check-docs lock clean
+.PHONY: install demo test test-latest fuzz lint check-docs lock clean
 
 # $(call step,what it says,command): one line and the seconds it took; the command's own output only where it fails
 define step
@@ -55,6 +55,15 @@ check-docs: $(TEST_STAMP)
 test: lint
 	$(call step,Finding a browser,$(BIN)/python -m tests.browser)
 	$(BIN)/python -m pytest
+
+# More hostile recordings, bundles and requests than `make test` tries, beginning with the same: make fuzz RECORDINGS=20000
+RECORDINGS ?= 5000
+BUNDLES ?= 2000
+REQUESTS ?= 1000
+fuzz: $(TEST_STAMP)
+	TRESSE_FUZZ_RECORDINGS=$(RECORDINGS) TRESSE_FUZZ_BUNDLES=$(BUNDLES) TRESSE_FUZZ_REQUESTS=$(REQUESTS) \
+		$(BIN)/python -m pytest --timeout=0 -k "mutated_recordings or broken_bundles_are or malformed_requests" \
+		tests/slm/test_decoding.py tests/slm/test_broken_bundles.py tests/demo/test_requests.py
 
 # The newest versions that pyproject.toml allows, in an environment of their own: what differs from constraints.txt, and
 # what it breaks.

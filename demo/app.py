@@ -21,9 +21,11 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from demo.guard import Guard
+from demo.limits import MAX_UPLOAD, Limits
+from demo.password import Password
 from demo.programs import add_programs
 from demo.recordings import open_folder
-from demo.routes import HEARTBEAT_SECONDS, MAX_UPLOAD, WEB, plots, routes
+from demo.routes import HEARTBEAT_SECONDS, WEB, plots, routes
 from demo.sessions import KEEP_SECONDS, Service
 from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
@@ -40,6 +42,11 @@ log = logging.getLogger(__name__)
 QUEUE_SIZE = 64
 KEEP_FILES = (600, 3600)
 """Files of programs' requests: looked at every 600 s, deleted when 3600 s old; all of them when the server ends."""
+OPEN_TO_ALL = (
+    "Everybody who reaches this machine can talk to it, and hear what is kept. It has no password: give --auth, and see "
+    "SECURITY.md"
+)
+BEHIND_A_PASSWORD = "Others can reach it with the password, which is readable on the line without TLS: see SECURITY.md"
 INTERFACES = sorted(path.name.split(".")[1] for path in WEB.glob("texts.*.json"))
 START = """
 import(new URL("tresse/web/main.js", document.baseURI)).then((page) => page.start(element, props));
@@ -95,14 +102,20 @@ def build_page(service: Service) -> gr.Blocks:
     return page
 
 
-def launch_options(service: Service, hosts: Sequence[str] = ()) -> dict[str, Any]:
+def launch_options(
+    service: Service, hosts: Sequence[str] = (), account: tuple[str, str] | None = None
+) -> dict[str, Any]:
     """Arguments for `Blocks.launch`: the theme, the page's addresses, and nothing that leaves the machine. hosts: names that
-    the server answers to, beside this machine's own."""
+    the server answers to, beside this machine's own; account: user and password that it asks for."""
+    asking = [Middleware(Password, account=account)] if account else []
     return {
         "theme": theme(),
         "css": STYLE,
         "head": HEAD,
-        "app_kwargs": {"routes": routes(service), "middleware": [Middleware(Guard, hosts=tuple(hosts))]},
+        "app_kwargs": {
+            "routes": routes(service),
+            "middleware": [Middleware(Guard, hosts=tuple(hosts)), *asking, Middleware(Limits)],
+        },
         "max_file_size": MAX_UPLOAD,
         "footer_links": [],
         "run_history": False,
@@ -122,9 +135,10 @@ def start(
     recordings: Path | None = None,
     asr: str | Path | None = None,
     hosts: Sequence[str] = (),
+    account: tuple[str, str] | None = None,
 ) -> tuple[Served, str]:
     """Serve the page in the background: the page (`close()` ends it) and its address. port 0: any free one. hosts: names
-    that it answers to (`demo.guard`).
+    that it answers to (`demo.guard`); account: user and password (`demo.password`).
 
     Raises TresseError where the port is taken, or as `open_service` does.
     """
@@ -132,7 +146,7 @@ def start(
     _check_address(address)
     service = open_service(bundle, recordings, asr)
     page = build_page(service)
-    options = launch_options(service, (*hosts, address))  # it answers to the name that it is served under
+    options = launch_options(service, (*hosts, address), account)  # it answers to the name that it is served under
     try:
         with _no_proxies():
             _, url, _ = page.launch(
@@ -200,12 +214,13 @@ def serve(
     open_browser: bool = False,
     asr: str | Path | None = None,
     hosts: Sequence[str] = (),
+    account: tuple[str, str] | None = None,
 ) -> None:
     """Serve the page until Ctrl+C; the model is warmed up meanwhile. Raises TresseError as `start` does."""
     share_cores()
-    served, url = start(bundle, host, port, recordings, asr, hosts)
+    served, url = start(bundle, host, port, recordings, asr, hosts, account)
     try:
-        _announce(url, host, recordings)
+        _announce(url, host, recordings, account is not None)
         threading.Thread(target=_warm_up, args=(bundle,), daemon=True).start()
         if open_browser:
             import webbrowser
@@ -216,10 +231,10 @@ def serve(
         served.close()
 
 
-def _announce(url: str, host: str, recordings: Path | None) -> None:
+def _announce(url: str, host: str, recordings: Path | None, asks: bool) -> None:
     say(f"Tresse listens on {url}")
     if not _is_local(host):
-        say("Everybody who reaches this machine can talk to it. It has no password: see SECURITY.md")
+        say(BEHIND_A_PASSWORD if asks else OPEN_TO_ALL)
     if recordings is not None:
         say(f"Prompts and replies are kept in {recordings}")
     say("Press Ctrl+C to stop.")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -44,26 +44,13 @@ class Settings:
     max_seconds: float = MAX_SECONDS
     speaker: str | None = None
 
-    @classmethod
-    def parse(cls, values: dict[str, Any], bundle: Bundle) -> Settings:
-        """Settings from JSON. Raises TresseError for what is unknown or out of range."""
-        try:
-            seed = values.get("seed")
-            settings = cls(
-                str(values.get("target", SAME)),
-                None if seed in (None, "") else int(seed),
-                float(values.get("temperature", cls.temperature)),
-                float(values.get("top_p", cls.top_p)),
-                float(values.get("max_seconds", cls.max_seconds)),
-                values.get("speaker") or None,
-            )
-        except (TypeError, ValueError) as error:
-            raise TresseError(f"a setting is not a number ({error}): correct it") from error
-        if settings.seed is not None and not 0 <= settings.seed <= MAX_SEED:
-            raise TresseError(f"the seed must lie between 0 and {MAX_SEED}, not {settings.seed}")
-        for reply in settings.replies(bundle.languages, bundle.languages[0]):
+    def check(self, bundle: Bundle) -> Settings:
+        """The same settings. Raises TresseError for what the bundle does not know, or is out of range."""
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise TresseError(f"the seed must lie between 0 and {MAX_SEED}, not {self.seed}")
+        for reply in self.replies(bundle.languages, bundle.languages[0]):
             reply.check(bundle.languages, bundle.speakers, tags=bundle.tags)
-        return settings
+        return self
 
     def replies(self, languages: list[str], spoken: str) -> list[ReplySettings]:
         """The replies to make, in a bundle of these languages, to a prompt in the language `spoken`; where that is not

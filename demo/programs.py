@@ -15,9 +15,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 import threading
-from collections import OrderedDict
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +36,21 @@ from slm.audio import read_audio, write_wav
 from slm.errors import TresseError, writing
 
 MAX_CONVERSATIONS = 1000
+KEEP_STORIES = 3600.0
+"""s that a program's story, and the files it was given, are kept after its last request."""
+PATIENCE = 120.0
+"""s that a request waits for the one before it."""
 AT_ONCE = 40
 """Requests that Gradio's queue lets through: the service's own line decides who is next."""
+
+
+@dataclass
+class Story:
+    """A program's conversation. asked: time.monotonic() of its last request; lock: of whoever changes it."""
+
+    conversation: Conversation = field(default_factory=Conversation)
+    asked: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Programs:
@@ -40,22 +58,53 @@ class Programs:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._conversations: OrderedDict[str, Conversation] = OrderedDict()
+        self._stories: OrderedDict[str, Story] = OrderedDict()
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="tresse-programs-")
+        self._written: deque[tuple[float, Path]] = deque()
 
-    def conversation(self, request: gr.Request) -> Conversation:
-        """The conversation of this client; the oldest of very many are forgotten."""
+    @contextlib.contextmanager
+    def story(self, request: gr.Request) -> Iterator[Conversation]:
+        """The conversation of this client, for it alone: its other requests wait. A request without a session has a story
+        of its own, which is forgotten at once. Stories are forgotten as `forget` says.
+
+        Raises gr.Error where the request before does not end, or all stories there is room for are in use.
+        """
+        name = str(request.session_hash or "")
         with self._lock:
-            conversation = self._conversations.setdefault(str(request.session_hash), Conversation())
-            self._conversations.move_to_end(str(request.session_hash))
-            while len(self._conversations) > MAX_CONVERSATIONS:
-                self._conversations.popitem(last=False)
-            return conversation
+            self.forget(MAX_CONVERSATIONS - (name not in self._stories))
+            if name not in self._stories and len(self._stories) >= MAX_CONVERSATIONS:
+                raise gr.Error("too many programs are here: please try again in a minute", print_exception=False)
+            story = self._stories.setdefault(name, Story()) if name else Story()
+            if name:
+                self._stories.move_to_end(name)
+            story.asked = time.monotonic()
+        if not story.lock.acquire(timeout=PATIENCE):
+            raise gr.Error("the request before this is still under way: wait for its end", print_exception=False)
+        try:
+            yield story.conversation
+        finally:
+            story.asked = time.monotonic()
+            story.lock.release()
+
+    def forget(self, most: int) -> None:
+        """Forget stories that nobody asked about for KEEP_STORIES s, and of more than `most` those idle longest, never one
+        in use; and delete files that were written as long ago."""
+        now = time.monotonic()
+        surplus = len(self._stories) - most
+        for name, story in list(self._stories.items()):  # those idle longest come first
+            if not story.lock.locked() and (surplus > 0 or now - story.asked > KEEP_STORIES):
+                del self._stories[name]
+                surplus -= 1
+        while self._written and now - self._written[0][0] > KEEP_STORIES:
+            shutil.rmtree(self._written.popleft()[1], ignore_errors=True)
 
     def _path(self, name: str) -> Path:
         with writing(self._folder.name):
-            return Path(tempfile.mkdtemp(dir=self._folder.name)) / name
+            folder = Path(tempfile.mkdtemp(dir=self._folder.name))
+        with self._lock:
+            self._written.append((time.monotonic(), folder))
+        return folder / name
 
     def _shown(self, error: TresseError, prompt: str = "") -> gr.Error:
         """An error as the program gets it: without the folders of this machine."""
@@ -75,18 +124,20 @@ class Programs:
     ) -> tuple[list[str], dict[str, Any]]:
         """One turn. prompt: an audio file; target: a language, same, both or braided; seed: -1 draws one. None, for any of
         them but the prompt, means the default."""
-        bundle, conversation = self.service.bundle, self.conversation(request)
+        values = {"target": target, "temperature": temperature, "top_p": top_p, "max_seconds": max_seconds}
+        values |= {"seed": None if seed is None or seed < 0 else int(seed), "speaker": speaker or None}
+        settings = Settings(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+        with self.story(request) as conversation:
+            return self._continue(conversation, prompt, settings)
+
+    def _continue(
+        self, conversation: Conversation, prompt: str, settings: Settings
+    ) -> tuple[list[str], dict[str, Any]]:
+        bundle = self.service.bundle
         try:
             if not prompt:
                 raise TresseError("give an audio file with the beginning of a story")
-            values: dict[str, Any] = {
-                "target": target,
-                "temperature": temperature,
-                "top_p": top_p,
-                "max_seconds": max_seconds,
-            }
-            values |= {"seed": None if seed is not None and seed < 0 else seed, "speaker": speaker}
-            settings = Settings.parse({name: value for name, value in values.items() if value is not None}, bundle)
+            settings.check(bundle)
             waveform, rate = read_audio(prompt, bundle.max_prompt_seconds)
             spoken = bundle.prompt(waveform, rate, conversation.story)
             turn = Turn(waveform, rate, spoken, settings)
@@ -118,25 +169,28 @@ class Programs:
 
     def undo_turn(self, request: gr.Request) -> int:
         """Take the last turn back; how many are left."""
-        conversation = self.conversation(request)
-        conversation.undo()
-        return len(conversation.turns)
+        with self.story(request) as conversation:
+            conversation.undo()
+            return len(conversation.turns)
 
     def new_story(self, request: gr.Request) -> int:
         """Forget everything; 0 turns are left."""
-        self.conversation(request).turns.clear()
-        return 0
+        with self.story(request) as conversation:
+            conversation.turns.clear()
+            return 0
 
     def save_story(self, form: str, request: gr.Request) -> str:
         """The conversation as one file: wav, flac or zip."""
-        conversation, bundle = self.conversation(request), self.service.bundle
+        bundle = self.service.bundle
         try:
-            if form == "zip":
-                data = archive.pack(conversation, bundle)
-            elif form in ("wav", "flac"):
-                data = archive.sound_bytes(archive.whole(conversation, bundle.sample_rate), bundle.sample_rate, form)
-            else:
-                raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
+            with self.story(request) as conversation:
+                if form == "zip":
+                    data = archive.pack(conversation, bundle)
+                elif form in ("wav", "flac"):
+                    sound = archive.whole(conversation, bundle.sample_rate)
+                    data = archive.sound_bytes(sound, bundle.sample_rate, form)
+                else:
+                    raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
             path = self._path(f"tresse-story.{form}")
             with writing(path):
                 path.write_bytes(data)

@@ -5,8 +5,6 @@ what the page says goes in short requests, one after the other, so that no proxy
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +20,7 @@ from starlette.staticfiles import StaticFiles
 from demo import archive, recordings
 from demo.benchmark import Benchmark
 from demo.messages import GOODBYE, HEARTBEAT, outbox
+from demo.requests import ACTIONS, Listen, Piece, Refused, Sound, Story, read
 from demo.sessions import UNEXPECTED, Service, Session
 from slm.audio import read_audio
 from slm.errors import MENDS, TresseError, machine_fault
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).with_name("web")
-MAX_UPLOAD = 50_000_000
-MAX_PIECE = 2_000_000
-"""Bytes in one piece of the microphone's sound."""
 HEARTBEAT_SECONDS = 5.0
 """s after which something is sent to a silent page, so that proxies keep the line open."""
 
@@ -69,13 +65,13 @@ def routes(service: Service) -> list[BaseRoute]:
 
 
 def kindly(handler: Handler) -> Handler:
-    """Errors that the user can mend become status 400 and their line."""
+    """Errors that the user can mend become their line, and status 400 or their own."""
 
     async def answer(request: Request) -> Response:
         try:
             return await handler(request)
         except TresseError as error:
-            return JSONResponse({"problem": str(error)}, 400)
+            return JSONResponse({"problem": str(error)}, getattr(error, "status", 400))
         except OSError as error:  # a full disk, for one
             log.exception("a request failed")
             nameless = machine_fault(OSError(error.errno, "")) if error.errno in MENDS else None
@@ -112,12 +108,10 @@ class Pages:
 
     async def listen(self, request: Request) -> Response:
         """One long answer with all messages to a session."""
-        address = request.client.host if request.client else ""
+        address, asked = request.client.host if request.client else "", read(Listen, dict(request.query_params))
         session = self.service.open_session(_asked(request), address)
         queue, send = outbox(asyncio.get_running_loop())
-        received = request.query_params.get("received", "")
-        page = request.query_params.get("page", "")
-        await asyncio.to_thread(session.attach, send, page, int(received) if received.isdecimal() else 0)
+        await asyncio.to_thread(session.attach, send, asked.page, asked.received)
 
         async def messages() -> AsyncIterator[bytes]:
             try:
@@ -139,46 +133,35 @@ class Pages:
 
     async def hear(self, request: Request) -> Response:
         """A piece of what the microphone hears: 16-bit samples at `rate` Hz."""
-        session, asked = self._session(request), request.query_params
-        data = await _body(request, MAX_PIECE, "this piece of sound is too large: reload the page")
+        session, piece = self._session(request), read(Piece, dict(request.query_params))
+        data = await request.body()
         samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
-        try:
-            rate = int(asked.get("rate", "16000"))
-        except ValueError:
-            rate = 0
-        if not 8000 <= rate <= 192000:
-            raise TresseError("the microphone has an odd sample rate: choose another one")
-        flags = ("free" in asked, "first" in asked, "last" in asked)
-        await session.commands.run(session.hear, samples, rate, *flags)
+        flags = (piece.free is not None, piece.first is not None, piece.last is not None)
+        await session.commands.run(session.hear, samples, piece.rate, *flags)
         return Response(status_code=204)
 
     async def do(self, request: Request) -> Response:
         """An action of the page, by name."""
-        session = self._session(request)
-        try:
-            values = json.loads(await _body(request, 10_000, "this request is too large: reload the page") or b"{}")
-        except ValueError as error:
-            raise TresseError("the page asks for something unreadable: reload it") from error
-        await session.commands.run(session.do, request.path_params["action"], values)
+        session, action = self._session(request), request.path_params["action"]
+        if action not in ACTIONS:
+            raise Refused(f"the page asks for {action[:40]!r}, which is unknown: reload it")
+        await session.commands.run(session.do, action, read(ACTIONS[action], await request.body()))
         return Response(status_code=204)
 
     async def upload(self, request: Request) -> Response:
         """A recording as a prompt."""
         session = self._session(request)
-        name = Path(request.query_params.get("name", "recording")).name or "recording"
-        too_much = f"“{name}” is larger than {MAX_UPLOAD // 1_000_000} MB: give a shorter recording"
-        data = await _body(request, MAX_UPLOAD, too_much)
-
-        def read() -> tuple[np.ndarray, int]:
-            with tempfile.TemporaryDirectory(prefix="tresse-") as folder:
-                path = Path(folder) / "upload"
-                path.write_bytes(data)
-                try:
-                    return read_audio(path, self.service.bundle.max_prompt_seconds)
-                except TresseError as error:
-                    raise TresseError(str(error).replace(str(path), f"“{name}”")) from error
-
-        await session.commands.run(session.hear_file, *await asyncio.to_thread(read))
+        name = Path(request.query_params.get("name", "")[:200]).name or "recording"
+        with tempfile.TemporaryDirectory(prefix="tresse-") as folder:
+            path = Path(folder) / "upload"
+            with path.open("wb") as file:  # as it comes: many recordings at once do not fill the memory
+                async for part in request.stream():
+                    await asyncio.to_thread(file.write, part)
+            try:
+                waveform, rate = await asyncio.to_thread(read_audio, path, self.service.bundle.max_prompt_seconds)
+            except TresseError as error:
+                raise TresseError(str(error).replace(str(path), f"“{name}”")) from error
+        await session.commands.run(session.hear_file, waveform, rate)
         return Response(status_code=204)
 
     def _example(self, request: Request) -> Path:
@@ -200,27 +183,24 @@ class Pages:
 
     async def sound(self, request: Request) -> Response:
         """The sound of a prompt or a reply, as WAV."""
-        session, asked = self._session(request), request.query_params
+        session, asked = self._session(request), read(Sound, dict(request.query_params))
         try:
-            turn = session.conversation.turns[int(asked["turn"])]
-            part = asked["part"]
-            reply = None if part == "prompt" else turn.replies[int(part)]
-        except (KeyError, ValueError, IndexError) as error:
+            turn = session.conversation.turns[asked.turn]
+            reply = None if asked.part == "prompt" else turn.replies[asked.part]
+        except IndexError as error:
             raise TresseError("this turn has been taken back: reload the page") from error
         waveform, rate = (turn.waveform, turn.rate) if reply is None else (reply.waveform, reply.sample_rate)
         spoken = turn.prompt.language if reply is None else "-".join(reply.languages)
-        name = f"tresse-{int(asked['turn']) + 1}-{'prompt' if reply is None else 'reply'}-{spoken}.wav"
+        name = f"tresse-{asked.turn + 1}-{'prompt' if reply is None else 'reply'}-{spoken}.wav"
         return _download(await asyncio.to_thread(archive.sound_bytes, waveform, rate), "audio/wav", name)
 
     async def story(self, request: Request) -> Response:
         """The whole story, as WAV, FLAC or ZIP."""
-        session, form = self._session(request), request.query_params.get("form", "wav")
+        session, form = self._session(request), read(Story, dict(request.query_params)).form
         rate = self.service.bundle.sample_rate
         if form == "zip":
             data = await asyncio.to_thread(archive.pack, session.conversation, self.service.bundle)
             return _download(data, "application/zip", "tresse-story.zip")
-        if form not in ("wav", "flac"):
-            raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
         data = await asyncio.to_thread(
             lambda: archive.sound_bytes(archive.whole(session.conversation, rate), rate, form)
         )
@@ -266,19 +246,6 @@ def _asked(request: Request) -> str:
 def plots(bundle: Bundle) -> dict[str, Path]:
     """The pictures that came with a bundle, by name."""
     return {path.name: path for path in Path(bundle.path).rglob("*") if path.suffix in PLOTS}
-
-
-async def _body(request: Request, limit: int, too_much: str) -> bytes:
-    parts, size = [], 0
-    with contextlib.suppress(ValueError):
-        if int(request.headers.get("content-length", 0)) > limit:
-            raise TresseError(too_much)
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise TresseError(too_much)
-    return b"".join(parts)
 
 
 def _download(data: bytes, media_type: str, name: str) -> Response:

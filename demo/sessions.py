@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from demo import memory, messages, recordings
 from demo.conversation import Conversation, Settings, Speaking, Turn
 from demo.microphone import Microphone, ReadPrompt
+from demo.requests import Choose, Nothing, SettingsAsked, Stop
 from demo.transcripts import LiveTranscript, Transcripts
 from demo.waiting_line import BUSY, Commands, Left, WaitingLine
 from slm.errors import TresseError
@@ -190,69 +192,56 @@ class Session:
 
     def tell_story(self) -> None:
         """All turns, and how much of the context they take."""
-        rate = self.service.bundle.sample_rate
-        turns = enumerate(self.conversation.turns)
+        rate, turns = self.service.bundle.sample_rate, enumerate(self.conversation.turns)
         self.tell("story", turns=[messages.whole_turn(turn, number, rate) for number, turn in turns])
         self.tell_context()
 
     def tell_context(self) -> None:
         """Tokens in use, tokens there are, sentences forgotten."""
-        story, seconds = self.conversation.story, self.settings.max_seconds
-        used, limit, forgotten = self.service.bundle.context_use(story, seconds)
+        used, limit, forgotten = self.service.bundle.context_use(self.conversation.story, self.settings.max_seconds)
         self.tell("context", used=used, limit=limit, forgotten=forgotten)
 
     # ---- what the page can ask for ----------------------------------------------------------------------------------
 
-    def do(self, action: str, values: dict[str, Any]) -> None:
-        """An action of the page by name. Raises TresseError for one that cannot be done."""
-        actions = {
-            "settings": self._change_settings,
-            "stop": self._silenced,
-            "undo": self._undo,
-            "again": self._again,
-            "new": self._new,
-            "choose": self._choose,
-        }
-        if action not in actions:
-            raise TresseError(f"the page asks for {action!r}, which is unknown: reload it")
+    def do(self, action: str, asked: BaseModel) -> None:
+        """An action of `demo.requests.ACTIONS`. Raises TresseError for one that cannot be done."""
         with self._lock:
-            actions[action](values)
+            getattr(self, f"_do_{action}")(asked)
 
-    def _change_settings(self, values: dict[str, Any]) -> None:
-        self.settings = Settings.parse(values, self.service.bundle)
+    def _do_settings(self, asked: SettingsAsked) -> None:
+        self.settings = asked.settings().check(self.service.bundle)
         self.tell_context()
 
-    def _silenced(self, values: dict[str, Any]) -> None:
+    def _do_stop(self, asked: Stop) -> None:
         """Stop, or barge-in: what was not heard is no part of the story. A later turn that is under way goes on."""
-        turns = self.conversation.turns
-        turn, part = values.get("turn"), values.get("part", 0)
+        turns, turn, part = self.conversation.turns, asked.turn, asked.part
         if turn is None or turn == self._number:
             self.end_work()
-        if isinstance(turn, int) and 0 <= turn < len(turns) and 0 <= part < len(turns[turn].replies):
-            turns[turn].replies[part].cut(float(values.get("heard", 0.0)))
+        if turn is not None and turn < len(turns) and part < len(turns[turn].replies):
+            turns[turn].replies[part].cut(asked.heard)
             self.tell("done", **messages.reply_key(turn, part), **messages.reply_facts(turns[turn].replies[part]))
         self.tell_context()
 
-    def _undo(self, values: dict[str, Any]) -> None:
+    def _do_undo(self, asked: Nothing) -> None:
         self.end_work()
         self.conversation.undo()
         self.tell_story()
 
-    def _new(self, values: dict[str, Any]) -> None:
+    def _do_new(self, asked: Nothing) -> None:
         self.end_work()
         self.conversation = Conversation()
         self.tell_story()
 
-    def _choose(self, values: dict[str, Any]) -> None:
-        self.conversation.choose(int(values.get("turn", -1)), int(values.get("part", 0)))
+    def _do_choose(self, asked: Choose) -> None:
+        self.conversation.choose(asked.turn, asked.part)
         self.tell_context()
 
-    def _again(self, values: dict[str, Any]) -> None:
+    def _do_again(self, asked: Nothing) -> None:
         """Another reply to the last prompt. Until there is one the turn stays as it is."""
         self.end_work()
-        if not self.conversation.turns:
+        if not (turns := self.conversation.turns):
             raise TresseError("there is no turn yet: begin a story first")
-        last = self.conversation.turns[-1]
+        last = turns[-1]
         self.answer(lambda before: (last.waveform, last.rate, last.prompt), replaces=last)
 
     def hear_file(self, waveform: np.ndarray, rate: int) -> None:
@@ -264,8 +253,7 @@ class Session:
         """A piece of the microphone's sound: float32 [n] at `rate` Hz. Raises TresseError where it is too much."""
         with self._lock:
             if first or self._microphone is None:
-                service = self.service
-                self._microphone = Microphone(self, service.bundle, service.transcripts, rate, hands_free)
+                self._microphone = Microphone(self, self.service.bundle, self.service.transcripts, rate, hands_free)
             microphone = self._microphone
             try:
                 microphone.push(samples)
@@ -407,6 +395,6 @@ class Session:
         return report
 
     def _record(self, turn: Turn, number: int) -> None:
-        if self.service.folder is not None and turn.replies:
-            folder = recordings.save(self.service.folder, turn, self.name[:8], number, self.service.bundle.info)
-            self.tell("saved", turn=number, name=folder.name)
+        if (folder := self.service.folder) is not None and turn.replies:
+            kept = recordings.save(folder, turn, self.name[:8], number, self.service.bundle.info)
+            self.tell("saved", turn=number, name=kept.name)

@@ -5,7 +5,6 @@ This is the only module of slm that knows the vocoder: here units become sound.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -32,6 +31,7 @@ from slm.errors import TresseError
 from slm.model import BUNDLES, load_model
 from slm.prompt_stream import PromptStream
 from slm.scheduling import Scheduler
+from slm.schema import read_examples, read_info, read_model_config
 from slm.settings import ReplySettings
 from slm.speaking import Chunk, ReplySpeaker
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
@@ -42,8 +42,9 @@ from vocoder import Vocoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FORMAT = 1
 SHIPPED = BUNDLES / "braid"
+LEAST_CONTEXT = 32
+"""Tokens of the shortest context that a bundle can talk with."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,14 @@ class Bundle:
     def __init__(self, path: Path, info: dict[str, Any], device: str) -> None:
         self.path, self.info, self.device = path, info, device
         self.languages: list[str] = info["languages"]
-        self.max_prompt_seconds: float = info["max_prompt_seconds"]
+        self.max_prompt_seconds = float(info["max_prompt_seconds"])
+        self.examples = [
+            Example(path / "examples" / entry.file, entry.language, entry.text)
+            for entry in read_examples(path / "examples")
+        ]
+        """Prompts that come with the bundle; none was seen in training."""
+        self.context = _context(path / "slm")
+        """Tokens the language model can look back on, prompt and continuation together."""
         self.units: UnitEncoder = load_encoder(path / "units").to(device)
         self.vocabulary = UnitVocabulary.load(path / "slm")
         try:
@@ -73,7 +81,8 @@ class Bundle:
         self._lock = threading.Lock()
         self._warm = False
         self._scheduler = Scheduler(os.cpu_count() or 1)
-        unknown = [language for language in self.languages if language not in self.vocabulary.tag_ids]
+        spoken = self.vocabulary.tag_ids.keys() & set(self.vocoder.config.languages)
+        unknown = [language for language in self.languages if language not in spoken]
         sizes = {self.vocabulary.codebook_size, self.units.codebook_size, self.vocoder.config.codebook_size}
         if unknown or len(sizes) > 1 or self.vocoder.config.frame_rate != self.units.frame_rate:
             raise TresseError(f"the parts of the bundle {path} do not fit together: restore the bundle's files")
@@ -85,18 +94,7 @@ class Bundle:
         Raises TresseError where there is none, or its files are missing or damaged.
         """
         path = _find(path_or_hub_id)
-        try:
-            info = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
-            if info["format"] > FORMAT:
-                raise TresseError(f"{path} has bundle format {info['format']}: upgrade tresse to read it")
-            missing = [key for key in ("languages", "max_prompt_seconds") if key not in info]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TresseError(
-                f"{path} is not a bundle (bundle.json is missing or damaged): restore its files"
-            ) from error
-        if missing:
-            raise TresseError(f"{path}/bundle.json lacks {missing[0]!r}: restore the bundle's files")
-        return cls(path, info, choose_device(device))
+        return cls(path, read_info(path), choose_device(device))
 
     @cached_property
     def language_model(self) -> PreTrainedModel:
@@ -115,16 +113,6 @@ class Bundle:
             return CTranslate2Engine(self.path / "slm", self.vocabulary)
         return TorchEngine(self.language_model, self.vocabulary)
 
-    @cached_property
-    def context(self) -> int:
-        """Tokens the language model can look back on, prompt and continuation together."""
-        file = self.path / "slm" / "config.json"
-        try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-            return int(config.get("max_position_embeddings") or config["n_positions"])  # the latter is GPT-2's name
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TresseError(f"{file} does not say how long the context is: restore the bundle's files") from error
-
     @property
     def tags(self) -> bool:
         """Whether the language model was trained with language tags. Without them it chooses the language itself, and a
@@ -136,15 +124,6 @@ class Bundle:
         """The unit that stands for silence: the commonest frame of a second of it."""
         units = self.units.encode(np.zeros(self.units.sample_rate, np.float32), self.units.sample_rate)
         return int(np.bincount(units.frames()).argmax())
-
-    @cached_property
-    def examples(self) -> list[Example]:
-        """Prompts that come with the bundle; none was seen in training."""
-        listing = self.path / "examples" / "examples.json"
-        if not listing.exists():
-            return []
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-        return [Example(listing.parent / entry["file"], entry["language"], entry["text"]) for entry in entries]
 
     def warm_up(self) -> None:
         """Make the first reply as fast as the others: converts the model if need be and runs every part, once."""
@@ -239,10 +218,16 @@ _CTRANSLATE2 = {"llama", "qwen2", "opt", "mistral", "gpt2", "phi", "gemma"}
 
 
 def _architecture(path: Path) -> str:
-    try:
-        return str(json.loads((path / "slm" / "config.json").read_text(encoding="utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError) as error:
-        raise TresseError(f"cannot read {path / 'slm' / 'config.json'}: restore the bundle's files") from error
+    return str(read_model_config(path / "slm").get("model_type"))
+
+
+def _context(folder: Path) -> int:
+    """Positions that a language model knows. Raises TresseError where its config.json does not say how many."""
+    values = read_model_config(folder)
+    positions = values.get("max_position_embeddings") or values.get("n_positions")  # the latter is GPT-2's name
+    if not isinstance(positions, int) or positions < LEAST_CONTEXT:
+        raise TresseError(f"{folder / 'config.json'} names no context that suffices: restore the bundle's files")
+    return positions
 
 
 def _find(path_or_hub_id: str | Path | None) -> Path:

@@ -14,12 +14,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from slm.errors import MachineError, TresseError, cannot_write
-from slm.model import check_architecture, reading_model
+from slm.model import check_architecture, read_model, reading_model
+from slm.schema import regular
 from slm.settings import TEMPERATURE, TOP_P, ReplySettings
 from slm.units.vocabulary import UnitVocabulary
 
@@ -188,7 +189,7 @@ def _converted(folder: Path) -> Path:
     digest = hashlib.sha256(b"int8 1")
     with reading_model(folder):
         for name in ("config.json", "model.safetensors", "tokenizer.json"):
-            digest.update((folder / name).read_bytes())
+            digest.update(regular(folder / name).read_bytes())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tresse"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -216,10 +217,17 @@ def _convert(folder: Path, target: Path) -> None:
     from ctranslate2.converters import TransformersConverter
     from transformers.utils import logging
 
+    class Converter(TransformersConverter):
+        def load_model(self, model_class: Any, model_name_or_path: str, **options: Any) -> Any:
+            """The model as this project loads it: checked."""
+            return read_model(folder)[0]
+
     logging.disable_progress_bar()
     check_architecture(folder, local_files_only=True)
     try:
-        TransformersConverter(str(folder)).convert(str(target), quantization="int8", force=True)
+        Converter(str(folder)).convert(str(target), quantization="int8", force=True)
+    except TresseError:
+        raise
     except Exception as error:  # the converter raises whatever transformers, safetensors or itself run into
         if isinstance(fault := cannot_write(target, error), MachineError):
             raise fault from error

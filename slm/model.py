@@ -20,8 +20,10 @@ import torch
 from torch import nn
 
 from slm.errors import TresseError
+from slm.schema import read_model_config
 from slm.units.hub import is_path
 from slm.units.vocabulary import UnitVocabulary
+from slm.weights import load_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -277,10 +279,12 @@ def _has_onednn() -> bool:
 
 @contextmanager
 def reading_model(folder: Path) -> Iterator[None]:
-    """Around the reading of a bundle's slm/: TresseError where files are missing or broken."""
+    """Around the reading of a bundle's slm/: TresseError where files are missing or broken, whatever its reader raises."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except TresseError:
+        raise
+    except Exception as error:  # transformers, tokenizers and safetensors each raise their own
         raise TresseError(f"cannot read the language model in {folder}: restore the bundle's files") from error
 
 
@@ -289,37 +293,48 @@ def check_architecture(source: str | Path, **options: Any) -> None:
     ARCHITECTURES; OSError where there is none. What it asks for is never run."""
     from transformers import PretrainedConfig
 
-    values, _ = PretrainedConfig.get_config_dict(str(source), **options)
+    if (Path(source) / "config.json").is_file():
+        values = read_model_config(Path(source))
+    else:
+        values, _ = PretrainedConfig.get_config_dict(str(source), **options)
     if not values:
         raise OSError("no config.json")
     if values.get("auto_map"):
         raise TresseError(f"the model in {source} wants to run code of its own (auto_map): it is not loaded")
-    if values.get("model_type") not in ARCHITECTURES:
+    kind = values.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(sorted(ARCHITECTURES))
-        raise TresseError(f"the model in {source} is of the type {values.get('model_type')!r}: give one of {known}")
+        raise TresseError(f"the model in {source} is of the type {str(kind)[:40]!r}: give one of {known}")
 
 
 def _pretrained(source: str | Path, **options: Any) -> PreTrainedModel:
-    """A causal language model of a folder or hub id in float32, from safetensors only. The one place that loads one."""
+    """A causal language model of a folder or hub id in float32, from safetensors only."""
     from transformers import AutoModelForCausalLM
 
     check_architecture(source, **options)
-    return AutoModelForCausalLM.from_pretrained(
-        str(source), dtype=torch.float32, trust_remote_code=False, use_safetensors=True, **options
-    )
+    return load_pretrained(AutoModelForCausalLM, source, dtype=torch.float32, **options)
 
 
-def load_model(folder: Path) -> tuple[PreTrainedModel, UnitVocabulary]:
-    """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary)."""
+def read_model(folder: Path) -> tuple[PreTrainedModel, UnitVocabulary]:
+    """`load_model`, with the layers as transformers makes them: for other programs."""
     vocabulary = UnitVocabulary.load(Path(folder))
     with reading_model(folder):
-        model = _pretrained(folder, local_files_only=True)
+        model, loaded = _pretrained(folder, local_files_only=True, output_loading_info=True)
+        if loaded["missing_keys"] or loaded["mismatched_keys"]:
+            raise ValueError("weights are missing")
     if model.config.vocab_size != len(vocabulary):
         raise TresseError(
             f"the model in {folder} has {model.config.vocab_size} tokens and its tokenizer {len(vocabulary)}: "
             "restore the bundle's files"
         )
+    return model.eval(), vocabulary
+
+
+def load_model(folder: Path) -> tuple[PreTrainedModel, UnitVocabulary]:
+    """Read what `save_model` wrote, offline: (float32 model in evaluation mode, vocabulary). Raises TresseError where files
+    are missing, damaged, or do not fit together."""
+    model, vocabulary = read_model(folder)
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = QuickLinear
-    return model.eval(), vocabulary
+    return model, vocabulary

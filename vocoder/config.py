@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+MAX_BYTES = 1_000_000
+"""Of config.json."""
+Width = Annotated[int, Field(strict=True, ge=1, le=16_384)]
+Rate = Annotated[int, Field(strict=True, ge=1000, le=384_000)]
+Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=10_000)]
+Dilations = Annotated[list[Annotated[int, Field(strict=True, ge=1, le=4096)]], Field(min_length=1, max_length=256)]
 
 
 @dataclass(frozen=True)
@@ -14,24 +24,27 @@ class VocoderConfig:
     Units come at `frame_rate` Hz; each unit frame is repeated to the rate of the head, `sample_rate / hop_length` Hz,
     which must be a whole multiple of it. `dilations` holds one entry per backbone block (the dilation of its causal
     depthwise convolution). `lookahead` is the only look-ahead of the network, in head frames. Run lengths above
-    `max_run_length` unit frames are never predicted.
+    `max_run_length` unit frames are never predicted. The bounds are those of files (`load`), where a size is believed
+    before there is memory for it.
     """
 
-    codebook_size: int
-    frame_rate: float
-    sample_rate: int
-    speakers: list[str]
-    languages: list[str]
-    dim: int = 256
-    intermediate_dim: int = 640
-    dilations: list[int] = field(default_factory=lambda: [1, 1, 1, 2, 2, 2])
-    kernel_size: int = 7
-    lookahead: int = 4
-    n_fft: int = 640
-    hop_length: int = 160
-    prosody_dim: int = 128
-    prosody_dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
-    max_run_length: int = 32
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    codebook_size: Annotated[int, Field(strict=True, ge=1, le=100_000)]
+    frame_rate: Annotated[float, Field(strict=True, ge=1, le=1000)]
+    sample_rate: Rate
+    speakers: Names
+    languages: Names
+    dim: Width = 256
+    intermediate_dim: Width = 640
+    dilations: Dilations = field(default_factory=lambda: [1, 1, 1, 2, 2, 2])
+    kernel_size: Annotated[int, Field(strict=True, ge=1, le=127)] = 7
+    lookahead: Annotated[int, Field(strict=True, ge=0)] = 4
+    n_fft: Annotated[int, Field(strict=True, ge=2, le=16_384)] = 640
+    hop_length: Annotated[int, Field(strict=True, ge=1, le=8192)] = 160
+    prosody_dim: Width = 128
+    prosody_dilations: Dilations = field(default_factory=lambda: [1, 2, 4, 8])
+    max_run_length: Annotated[int, Field(strict=True, ge=1, le=1000)] = 32
 
     def __post_init__(self) -> None:
         for name, values in (("speakers", self.speakers), ("languages", self.languages)):
@@ -78,11 +91,17 @@ class VocoderConfig:
     def load(cls, path: Path) -> VocoderConfig:
         """Read what `save` wrote. Raises ValueError (one line) where the file is missing or damaged."""
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            known = {entry.name for entry in fields(cls)}
-            unknown = sorted(set(values) - known)
-            if unknown:
-                raise ValueError(f"unknown entries {', '.join(unknown)}")
-            return cls(**values)
-        except (OSError, TypeError, ValueError) as error:
-            raise ValueError(f"cannot read the vocoder's {path}: {error}") from error
+            if not path.is_file() or path.stat().st_size > MAX_BYTES:
+                raise ValueError(f"it is no file, or larger than {MAX_BYTES // 1_000_000} MB")
+            return TypeAdapter(cls).validate_json(path.read_bytes())
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            field_name = ".".join(str(part) for part in problem["loc"])
+            reason = f"{field_name}: {problem['msg']}".removeprefix(": ")
+            raise ValueError(f"cannot read the vocoder's {path}: {_one_line(reason)}") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"cannot read the vocoder's {path}: {_one_line(str(error))}") from error
+
+
+def _one_line(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)[:300]

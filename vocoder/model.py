@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -137,14 +137,30 @@ class Vocoder(nn.Module):
     def load(cls, folder: Path | str) -> Vocoder:
         """Read what `save` wrote; float32, ready to speak. Raises ValueError (one line) for missing or damaged files."""
         folder = Path(folder)
-        model = cls(VocoderConfig.load(folder / "config.json"))
+        config, path = VocoderConfig.load(folder / "config.json"), folder / "model.safetensors"
         try:
-            weights = {name: value.float() for name, value in load_file(folder / "model.safetensors").items()}
+            _compare(config, path)  # before there is memory for what the config says
+            model = cls(config)
+            weights = {name: value.float() for name, value in load_file(path).items()}
+            if not all(torch.isfinite(value).all() for value in weights.values()):
+                raise ValueError("weights that are not finite")
             model.load_state_dict(weights)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"cannot read the vocoder's {folder / 'model.safetensors'}: {reason}") from error
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"cannot read the vocoder's {path}: {reason}") from error
         return model.eval()
+
+
+def _compare(config: VocoderConfig, path: Path) -> None:
+    """Raises ValueError where the weights in a file are not those of a vocoder of this config, by names and shapes."""
+    if not path.is_file():
+        raise ValueError("there is no such file")
+    with torch.device("meta"):
+        expected = {name: list(value.shape) for name, value in Vocoder(config).state_dict().items()}
+    with safe_open(str(path), "pt") as file:
+        stored = {name: list(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    if stored != expected:
+        raise ValueError("it does not fit config.json")
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

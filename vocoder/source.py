@@ -35,7 +35,10 @@ def noise_table(n_fft: int) -> Tensor:
     """Spectra of windowed white noise: complex64 [NOISE_FRAMES, n_fft / 2 + 1]."""
     generator = torch.Generator().manual_seed(0)
     shape = (NOISE_FRAMES, n_fft // 2 + 1)
-    drawn = torch.complex(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))
+    parts = (
+        torch.randn(shape, generator=generator, device="cpu") for _ in range(2)
+    )  # whatever the weights are made on
+    drawn = torch.complex(*parts)
     return drawn * (LEVEL * (0.375 * n_fft) ** 0.5)
 
 

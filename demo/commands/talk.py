@@ -49,14 +49,27 @@ def demo_command(
         list[str] | None,
         typer.Option(help="A name that the server answers to, beside this machine's own.", show_default=False),
     ] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option(
+            help="USER:PASSWORD that the page asks for, or @FILE that holds them: other users see arguments.",
+            envvar="TRESSE_AUTH",
+            show_envvar=True,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve the page on which one talks with the model."""
     no_telemetry()
+    os.environ.pop("TRESSE_AUTH", None)  # programs that are started from here need not know it
     with temporary_folder():
         from demo.app import serve
+        from demo.password import account
         from slm.bundle import Bundle
 
-        serve(Bundle.load(bundle, device), host, port, recordings=recordings, asr=asr, hosts=allow_host or ())
+        known = account(auth) if auth is not None else None
+        loaded = Bundle.load(bundle, device)
+        serve(loaded, host, port, recordings=recordings, asr=asr, hosts=allow_host or (), account=known)
 
 
 def continue_command(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from slm.errors import TresseError
+from slm.schema import parse, read_json
 from slm.units.sequence import UnitEncoder, Units, UnitStream, collapses
 from slm.units.vocabulary import UnitVocabulary
 
@@ -14,10 +15,8 @@ __all__ = ["UnitEncoder", "UnitStream", "UnitVocabulary", "Units", "collapses", 
 
 def load_encoder(folder: Path) -> UnitEncoder:
     """The encoder that a bundle's units/config.json describes. Raises TresseError where it is missing or unknown."""
-    try:
-        kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TresseError(f"cannot read {folder / 'config.json'}: restore the bundle's files") from error
+    path = folder / "config.json"
+    kind = parse(dict[str, Any], read_json(path), path).get("type")
     if kind == "conv":
         from slm.units.conv import ConvUnitEncoder
 
@@ -30,6 +29,4 @@ def load_encoder(folder: Path) -> UnitEncoder:
         from slm.units.hubert import HubertUnitEncoder
 
         return HubertUnitEncoder.load(folder)
-    raise TresseError(
-        f"{folder / 'config.json'} asks for a unit encoder of type {kind!r}: known types are conv, mimi, hubert"
-    )
+    raise TresseError(f"{path} asks for a unit encoder of type {str(kind)[:40]!r}: known types are conv, mimi, hubert")

@@ -13,36 +13,53 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
-from safetensors.torch import load_file, save_file
+from pydantic import ConfigDict, Field
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slm.audio import resample
 from slm.errors import TresseError
+from slm.schema import parse, read_json
 from slm.units.sequence import Units
+from slm.units.vocabulary import MAX_CODEBOOK
+from slm.weights import WEIGHTS, build
+
+WINDOW, HOP, FFT = 400, 160, 512
+FRAME = 2 * HOP
+"""Samples a unit stands for: two mel frames."""
 
 
 @dataclass(frozen=True)
 class ConvEncoderConfig:
     """Shape of the network. dilations, look_ahead: one entry a layer, look_ahead in frames of 20 ms."""
 
-    codebook_size: int = 100
-    sample_rate: int = 16000
-    mels: int = 40
-    width: int = 160
-    expansion: int = 3
-    kernel: int = 5
-    dilations: tuple[int, ...] = (1, 1, 2, 2, 4, 4, 1)
-    look_ahead: tuple[int, ...] = (1, 1, 1, 1, 2, 0, 0)
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    codebook_size: Annotated[int, Field(strict=True, ge=2, le=MAX_CODEBOOK)] = 100
+    sample_rate: Annotated[int, Field(strict=True, ge=4000, le=96_000)] = 16000
+    mels: Annotated[int, Field(strict=True, ge=1, le=FFT // 2)] = 40
+    width: Annotated[int, Field(strict=True, ge=1, le=8192)] = 160
+    expansion: Annotated[int, Field(strict=True, ge=1, le=64)] = 3
+    kernel: Annotated[int, Field(strict=True, ge=1, le=127)] = 5
+    dilations: Annotated[tuple[Annotated[int, Field(strict=True, ge=1, le=256)], ...], Field(max_length=128)] = (
+        1, 1, 2, 2, 4, 4, 1,
+    )  # fmt: skip
+    look_ahead: tuple[Annotated[int, Field(strict=True, ge=0, le=10_000)], ...] = (1, 1, 1, 1, 2, 0, 0)
+
+    def __post_init__(self) -> None:
+        if not self.dilations or len(self.dilations) != len(self.look_ahead):
+            raise ValueError("dilations and look_ahead need one entry a layer")
+        for dilation, frames in zip(self.dilations, self.look_ahead, strict=True):
+            if frames > (self.kernel - 1) * dilation:
+                raise ValueError(f"a look-ahead of {frames} frames needs a wider kernel than {self.kernel}x{dilation}")
 
 
-WINDOW, HOP, FFT = 400, 160, 512
-FRAME = 2 * HOP
-"""Samples a unit stands for: two mel frames."""
 FLOOR = 1e-6
 DOUBT = 1e-3
 """Between the two likeliest units, the least difference of logits that float32 decides: a hundred times its error."""
@@ -53,7 +70,10 @@ class LogMel(nn.Module):
 
     def __init__(self, mels: int, sample_rate: int) -> None:
         super().__init__()
-        filters = torchaudio.functional.melscale_fbanks(FFT // 2 + 1, 40.0, sample_rate / 2 - 200, mels, sample_rate)
+        with torch.device("cpu"):  # whatever the weights are made on: filters look at their values
+            filters = torchaudio.functional.melscale_fbanks(
+                FFT // 2 + 1, 40.0, sample_rate / 2 - 200, mels, sample_rate
+            )
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(WINDOW), persistent=False)
 
@@ -75,8 +95,6 @@ class Block(nn.Module):
         super().__init__()
         self.kernel, self.dilation, self.look_ahead = kernel, dilation, look_ahead
         self.context = (kernel - 1) * dilation
-        if look_ahead > self.context:
-            raise ValueError(f"a look-ahead of {look_ahead} frames needs a wider kernel than {kernel}x{dilation}")
         self.taps = nn.Parameter(torch.randn(kernel, width) / math.sqrt(kernel))
         self.norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, expansion * width)
@@ -101,8 +119,6 @@ class UnitNetwork(nn.Module):
 
     def __init__(self, config: ConvEncoderConfig) -> None:
         super().__init__()
-        if len(config.dilations) != len(config.look_ahead):
-            raise ValueError("dilations and look_ahead need one entry a layer")
         self.config = config
         self.mel = LogMel(config.mels, config.sample_rate)
         self.inward = nn.Linear(2 * config.mels, config.width)
@@ -211,15 +227,14 @@ class ConvUnitEncoder:
     @classmethod
     def load(cls, folder: Path) -> ConvUnitEncoder:
         """Read what `save` wrote. Raises TresseError where it is missing or damaged."""
+        path = folder / "config.json"
+        values = parse(dict[str, Any], read_json(path), path)
+        config = parse(ConvEncoderConfig, {key: value for key, value in values.items() if key != "type"}, path)
         try:
-            values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            values.pop("type", None)
-            for key in ("dilations", "look_ahead"):
-                values[key] = tuple(values[key])
-            network = UnitNetwork(ConvEncoderConfig(**values))
-            network.load_state_dict(load_file(str(folder / "model.safetensors")))
-        except Exception as error:
+            network = build(lambda: UnitNetwork(config), folder / WEIGHTS)
+        except Exception as error:  # safetensors raises its own kinds
             raise TresseError(f"cannot read the unit encoder in {folder}: restore the bundle's files") from error
+        assert isinstance(network, UnitNetwork)
         return cls(network)
 
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from slm import weights
 from slm.errors import TresseError
+from slm.schema import PretrainedUnits, parse, read_json
 
 MODEL = "model"
 """Name of the folder a local model is copied to, beside config.json."""
@@ -22,17 +24,24 @@ def is_path(name: str) -> bool:
     return name.startswith((".", "/", "~")) or name.count("/") > 1
 
 
-def locate(path: str, folder: Path | None = None) -> str:
-    """`path` of a config.json in `folder` -> an existing folder, or a hub id."""
-    if folder is not None and (folder / path).is_dir():
+def locate(path: str, folder: Path) -> str:
+    """`path` of a config.json in `folder` -> the folder beside it, or a hub id. Raises TresseError where a folder of the
+    working directory has the name of the hub id, and would be read instead."""
+    if (folder / path).is_dir():
         return str(folder / path)
+    if Path(path).exists():
+        raise TresseError(
+            f"{folder} asks for the hub's {path}, and a folder here has this name: work in another folder"
+        )
     return path
 
 
 def load_pretrained(model_class: Any, source: str, **options: Any) -> Any:
     """A transformers model of a folder or hub id, from safetensors only. Raises TresseError where there is none."""
     try:
-        return model_class.from_pretrained(source, use_safetensors=True, trust_remote_code=False, **options)
+        return weights.load_pretrained(model_class, source, **options)
+    except TresseError:
+        raise
     except Exception as error:  # network, authorisation, damaged or foreign files, weights that are only pickled
         raise TresseError(
             f"cannot load {source} as a {model_class.__name__}: give a folder or hub id with its config.json and "
@@ -56,14 +65,6 @@ def save_config(folder: Path, values: Mapping[str, Any], source: str) -> None:
     (folder / "config.json").write_text(text, encoding="utf-8")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """What `save_config` wrote. Raises TresseError where it is missing or damaged."""
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not isinstance(values["path"], str):
-            raise TypeError("path must be a string")
-        return values
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TresseError(
-            f"cannot read {folder / 'config.json'}: it needs a type, and as path a folder or hub id"
-        ) from error
+def read_config(folder: Path, kind: type[PretrainedUnits] = PretrainedUnits) -> Any:
+    """What `save_config` wrote, as `kind`. Raises TresseError where it is missing or damaged."""
+    return parse(kind, read_json(folder / "config.json"), folder / "config.json")

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from slm.audio import resample
 from slm.errors import TresseError
+from slm.schema import HubertUnits, regular
 from slm.units.hub import load_pretrained, locate, read_config, save_config
 from slm.units.sequence import Units
+from slm.weights import check_finite
 
 CENTROIDS = "centroids.safetensors"
 BATCH = 16
@@ -86,12 +88,13 @@ class HubertUnitEncoder:
     @classmethod
     def load(cls, folder: Path) -> HubertUnitEncoder:
         """Read what `save` wrote: {"type": "hubert", "path": folder or hub id, "layer": int, "collapse": bool}."""
-        values = read_config(folder)
+        values = read_config(folder, HubertUnits)
         try:
-            centroids, layer = load_file(str(folder / CENTROIDS))["centroids"], int(values["layer"])
+            centroids = load_file(str(regular(folder / CENTROIDS)))["centroids"]
+            check_finite([centroids], folder / CENTROIDS)
         except Exception as error:  # safetensors raises its own kinds on damaged files
-            raise TresseError(f"cannot read the layer or {CENTROIDS} of the units in {folder}: restore them") from error
-        return cls(HubertFeatures(locate(values["path"], folder), layer), centroids, bool(values.get("collapse", True)))
+            raise TresseError(f"cannot read the {CENTROIDS} of the units in {folder}: restore it") from error
+        return cls(HubertFeatures(locate(values.path, folder), values.layer), centroids, values.collapse)
 
     def save(self, folder: Path) -> None:
         """Write config.json and the centroids, and a copy of the model where it came from a folder."""

@@ -69,7 +69,7 @@ class MimiUnitEncoder:
     def load(cls, folder: Path) -> MimiUnitEncoder:
         """Read what `save` wrote: {"type": "mimi", "path": folder or hub id, "collapse": bool}."""
         values = read_config(folder)
-        return cls.from_pretrained(locate(values["path"], folder), bool(values.get("collapse", True)))
+        return cls.from_pretrained(locate(values.path, folder), values.collapse)
 
     def save(self, folder: Path) -> None:
         """Write config.json, and a copy of the model where it came from a folder."""

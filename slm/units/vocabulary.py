@@ -19,6 +19,7 @@ import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, trainers
 
 from slm.errors import TresseError
+from slm.schema import TokenizerSettings, parse, read_json, regular
 
 FIRST_CHARACTER = 0x4E00
 """Unit k is the character U+4E00 + k: 20,992 letters without case, combining marks or spaces."""
@@ -192,13 +193,15 @@ class UnitVocabulary:
     @classmethod
     def load(cls, folder: Path) -> UnitVocabulary:
         """Read what `save` wrote. Raises TresseError where files are missing or damaged."""
-        import json
-
+        path = folder / "tokenizer_config.json"
+        settings = parse(TokenizerSettings, read_json(path), path)
         try:
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tags = bool(settings.get("tags", True))
-            return cls(tokenizer, settings["languages"], settings["codebook_size"], tags=tags)
+            tokenizer = Tokenizer.from_file(str(regular(folder / "tokenizer.json")))
+            vocabulary = cls(tokenizer, settings.languages, settings.codebook_size, tags=settings.tags)
+            vocabulary._check(vocabulary.decode(range(len(vocabulary))))
+            if max(vocabulary.bos_id, vocabulary.eos_id, *vocabulary.tag_ids.values()) >= len(vocabulary):
+                raise ValueError("a token's number is larger than there are tokens")
+            return vocabulary
         except TresseError:
             raise
         except Exception as error:  # tokenizers raises bare Exception on damaged files

@@ -87,11 +87,16 @@ def test_names_that_the_server_is_told(host: str, origin: str, allowed: bool) ->
 def test_serving_to_others_says_what_that_means(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
 ) -> None:
-    import gradio
+    from demo.app import Served, serve
 
-    from demo.app import serve
-
-    monkeypatch.setattr(gradio.Blocks, "block_thread", lambda page: page.close())
-    for host, open_to_all in (("0.0.0.0", True), ("127.0.0.1", False)):
-        serve(FakeBundle(tmp_path / host), host, 0)  # type: ignore[arg-type]
-        assert ("It has no password" in capsys.readouterr().out) == open_to_all
+    monkeypatch.setattr(Served, "wait", lambda served: None)
+    for host, account, line in (
+        ("0.0.0.0", None, "It has no password: give --auth"),
+        ("0.0.0.0", ("ada", "secret"), "readable on the line without TLS"),
+        ("127.0.0.1", None, ""),
+    ):
+        serve(FakeBundle(tmp_path / host), host, 0, account=account)  # type: ignore[arg-type]
+        said = capsys.readouterr().out
+        assert line in said
+        assert ("password" in said) == bool(line)
+        assert "secret" not in said

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import random
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
-from demo import sessions
+from demo import programs, sessions
+from demo.programs import Programs
+from demo.requests import ACTIONS, Nothing
 from demo.sessions import KEEP_SECONDS, Service
 from slm.errors import TresseError
-from tests.fake_bundle import FakeBundle
+from tests.fake_bundle import FakeBundle, buzz
 from tests.talker import Talker
 
 
@@ -84,3 +90,133 @@ def test_asking_opens_no_session(served: tuple[FakeBundle, str]) -> None:
     talker = Talker(url)
     assert httpx.get(f"{url}tresse/health").json()["open"] == 1
     talker.close()
+
+
+# ---- one command at a time -------------------------------------------------------------------------------------------
+
+
+def test_many_commands_of_one_session_never_race(tmp_path: Path) -> None:
+    """Uploads, examples, microphones and buttons all at once: nothing fails but what is refused by name."""
+    bundle = FakeBundle(tmp_path / "bundle", real_time_factor=0.02, reply_seconds=0.3)
+    session = Service(bundle, 2).open_session("", "1.2.3.4")  # type: ignore[arg-type]
+    heard: list[bytes] = []
+    session.attach(heard.append, "page")
+    failures: list[Exception] = []
+    sound = buzz(150, 0.6)
+
+    def command(number: int) -> None:
+        rng = random.Random(number)
+        for _ in range(8):
+            try:
+                action = rng.choice([*ACTIONS, "file", "file", "hear"])
+                if action == "file":
+                    session.hear_file(sound, 16000)
+                elif action == "hear":
+                    session.hear(sound, 16000, False, True, True)
+                else:
+                    session.do(action, ACTIONS[action].model_validate({"turn": 0}))
+            except TresseError:
+                pass
+            except Exception as error:
+                failures.append(error)
+
+    threads = [threading.Thread(target=command, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert bundle.most_active <= 1
+    session.do("new", Nothing())
+    session.hear_file(sound, 16000)
+    assert session._thread is not None
+    session._thread.join(20)
+    assert len(session.conversation.turns) == 1
+    assert len(session.conversation.turns[0].replies) == 1
+
+
+# ---- stories of programs ---------------------------------------------------------------------------------------------
+
+
+def client(name: str | None) -> Any:
+    return SimpleNamespace(session_hash=name)
+
+
+@pytest.fixture
+def several(service: Service, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    monkeypatch.setattr(programs, "MAX_CONVERSATIONS", 3)
+    return Programs(service)
+
+
+def begin(several: Programs, name: str | None) -> None:
+    with several.story(client(name)) as conversation:
+        conversation.turns.append(None)  # type: ignore[arg-type]
+
+
+def turns(several: Programs, name: str | None) -> int:
+    with several.story(client(name)) as conversation:
+        return len(conversation.turns)
+
+
+def test_a_programs_story_is_forgotten_after_a_while(several: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(several, "a")
+    written = several._path("reply.wav")
+    written.write_bytes(b"sound")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + programs.KEEP_STORIES - 1)
+    assert (turns(several, "a"), written.exists()) == (1, True)
+    monkeypatch.setattr(time, "monotonic", lambda: now + 2 * programs.KEEP_STORIES + 1)
+    begin(several, "b")
+    assert not written.exists()
+    assert list(several._stories) == ["b"]
+    assert turns(several, "a") == 0
+
+
+def test_of_many_stories_those_idle_longest_make_room(several: Programs) -> None:
+    for name in "abc":
+        begin(several, name)
+    assert turns(several, "a") == 1  # no longer the one idle longest
+    begin(several, "d")
+    assert [turns(several, name) for name in "acd"] == [1, 1, 1]
+    assert "b" not in several._stories
+
+
+def test_a_story_in_use_is_never_forgotten(several: Programs) -> None:
+    import gradio
+
+    with several.story(client("a")), several.story(client("b")), several.story(client("c")):
+        with pytest.raises(gradio.Error, match="too many programs"):
+            begin(several, "d")
+        assert list(several._stories) == ["a", "b", "c"]
+    begin(several, "d")
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_requests_without_a_session_share_nothing(several: Programs, name: str | None) -> None:
+    begin(several, name)
+    assert turns(several, name) == 0
+    assert not several._stories
+
+
+def test_requests_of_one_program_wait_for_each_other(several: Programs, monkeypatch: pytest.MonkeyPatch) -> None:
+    import gradio
+
+    inside = []
+
+    def ask() -> None:
+        with several.story(client("a")) as conversation:
+            inside.append(1)
+            assert len(inside) == 1
+            time.sleep(0.02)
+            conversation.turns.append(None)  # type: ignore[arg-type]
+            inside.pop()
+
+    threads = [threading.Thread(target=ask) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert turns(several, "a") == 5
+    monkeypatch.setattr(programs, "PATIENCE", 0.01)
+    with several.story(client("a")), pytest.raises(gradio.Error, match="still under way"):
+        begin(several, "a")

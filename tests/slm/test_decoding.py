@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import struct
 import threading
+import time
 import wave
 from pathlib import Path
 
@@ -246,13 +248,14 @@ def test_rates_that_nobody_records_at(tmp_path: Path, rate: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_mutated_recordings_are_read_or_refused_in_one_line(tmp_path: Path, seed: int) -> None:
-    """`TRESSE_FUZZ=5000` tries more of them."""
+    """`make fuzz` tries more of them. None takes 10 s of work or 1 GB."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rng = np.random.default_rng(seed)
     encode_with_av(tmp_path / "s.m4a", "aac", 44100, tone(0.6, 44100))
     encode_with_av(tmp_path / "s.webm", "libopus", 48000, tone(0.6, 48000))
     for name in ("s.wav", "s.flac", "s.ogg", "s.mp3"):
         soundfile.write(str(tmp_path / name), tone(0.6), RATE)
-    for number in range(int(os.environ.get("TRESSE_FUZZ", "64")) // 8):
+    for number in range(int(os.environ.get("TRESSE_FUZZ_RECORDINGS", "104")) // 8):
         source = sorted(tmp_path.glob("s.*"))[number % 6]
         data = bytearray(source.read_bytes())
         for _ in range(int(rng.integers(1, 12))):
@@ -269,4 +272,7 @@ def test_mutated_recordings_are_read_or_refused_in_one_line(tmp_path: Path, seed
                 data = bytearray(b"x")
         path = tmp_path / f"mutated{source.suffix}"
         path.write_bytes(data)
+        began = time.process_time()
         read_or_refused(path)
+        assert time.process_time() - began < 10
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB

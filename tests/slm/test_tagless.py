@@ -93,9 +93,9 @@ def test_languages_cannot_take_turns(folder: Path) -> None:
         with pytest.raises(TresseError, match=r"no language tags.*ask for one language"):
             list(reply())
     with pytest.raises(TresseError, match="no language tags"):
-        Settings.parse({"target": BRAIDED}, bundle)
+        Settings(BRAIDED).check(bundle)
     for target in (SAME, BOTH, "fr"):
-        settings = Settings.parse({"target": target}, bundle)
+        settings = Settings(target).check(bundle)
         for asked in settings.replies(bundle.languages, ""):
             asked.check(bundle.languages, bundle.speakers, tags=False)
 

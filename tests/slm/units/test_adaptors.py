@@ -202,7 +202,7 @@ def test_k_means_is_repeatable_and_spreads(folder: Path, speech: np.ndarray) -> 
 
 def test_what_cannot_be_loaded_is_named(tmp_path: Path, folder: Path, speech: np.ndarray) -> None:
     (tmp_path / "config.json").write_text('{"type": "mimi"}')
-    with pytest.raises(TresseError, match="hub id"):
+    with pytest.raises(TresseError, match="path: Field required"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text('{"type": "mimi", "path": "nobody/nothing"}')
     with pytest.raises(TresseError, match="cannot load nobody/nothing"):

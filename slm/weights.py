@@ -1,0 +1,116 @@
+"""The one place that loads weights which nobody has checked: safetensors only, of the sizes that their config.json says.
+
+A config.json is compared with what its weights' header says before memory is taken: a model is built without memory (on
+torch's meta device) first. Weights that are not finite are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from slm.errors import TresseError
+from slm.schema import FileName, parse, read_json, read_model_config, regular
+
+WEIGHTS = "model.safetensors"
+ELSEWHERE = ("quantization_config", "transformers_weights", "attn_implementation", "_attn_implementation")
+"""Keys of a config.json that make transformers read or fetch something else; the project's own models have none."""
+SPARE = 10_000_000
+"""Weights that a model may have beyond twice those of its files: transformers makes up a few that are not stored."""
+
+
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors in a safetensors file, from its header alone. Raises OSError where it is no file, and
+    SafetensorError where it is damaged."""
+    with safe_open(str(regular(path)), "pt") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def build(make: Callable[[], nn.Module], path: Path) -> nn.Module:
+    """The module that `make` makes, with the weights in a safetensors file.
+
+    Raises ValueError where these have other names or shapes, or are not finite; OSError, SafetensorError as `shapes`.
+    """
+    stored = shapes(path)
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
+    if stored != expected:
+        different = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
+        raise ValueError(f"{path} does not fit its config.json ({different[0]})")
+    module, weights = make(), load_file(str(path))
+    check_finite(weights.values(), path)
+    module.load_state_dict(weights)
+    return module
+
+
+def check_finite(tensors: Iterable[Tensor], source: str | Path) -> None:
+    """Raises ValueError where a weight is NaN or infinite."""
+    if any(tensor.is_floating_point() and not torch.isfinite(tensor).all() for tensor in tensors):
+        raise ValueError(f"{source} has weights that are not finite")
+
+
+def load_pretrained(model_class: Any, source: str | Path, **options: Any) -> Any:
+    """A transformers model of a folder or hub id, from safetensors only; none of its code is run. options: of transformers'
+    `from_pretrained`.
+
+    Raises TresseError for a folder whose config.json cannot be true; otherwise whatever transformers raises, and ValueError
+    for weights that are not finite.
+    """
+    with _quietly():
+        if Path(source).is_dir():
+            _check_folder(model_class, Path(source))
+        loaded = model_class.from_pretrained(str(source), trust_remote_code=False, use_safetensors=True, **options)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    check_finite((tensor for part in (model.parameters(), model.buffers()) for tensor in part), source)
+    return loaded
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' own pages of warnings: what is wrong is one line of ours."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _check_folder(model_class: Any, folder: Path) -> None:
+    """Raises TresseError where config.json asks for something outside the folder, or for more weights than there are."""
+    from transformers import AutoConfig
+
+    values = read_model_config(folder)
+    for key in ELSEWHERE:
+        if values.get(key) is not None:
+            raise TresseError(f"the model in {folder} wants something else to be loaded ({key}): it is not loaded")
+    if (folder / "adapter_config.json").exists():
+        raise TresseError(f"the model in {folder} is an adapter of another one: merge the two, and give that model")
+    stored = sum(math.prod(shape) for file in _files(folder) for shape in shapes(file).values())
+    config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    make = getattr(model_class, "from_config", None) or model_class
+    with torch.device("meta"):
+        wanted = sum(parameter.numel() for parameter in make(config).parameters())
+    if wanted > 2 * stored + SPARE:
+        raise TresseError(f"the model in {folder} lacks most of its weights: restore its files")
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a model's weights: one, or those that an index names."""
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    path = folder / f"{WEIGHTS}.index.json"
+    if not path.exists():
+        raise OSError(f"there is no file {folder / WEIGHTS}")
+    index = parse(dict[str, Any], read_json(path), path)
+    return [folder / name for name in sorted(set(parse(dict[str, FileName], index.get("weight_map"), path).values()))]
