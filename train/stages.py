@@ -33,7 +33,7 @@ from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices
 from train.stories.data import LANGUAGES
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
-from train.stories.mixture import describe, write_mixture
+from train.stories.mixture import describe, texts_of, write_mixture
 from train.stories.written_cloze import splits
 from train.tools.checkpoints import write_json
 from train.tools.launch import on_processes, under_launcher
@@ -218,7 +218,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
             "commit": _commit(),
             "data": corpus["sources"],
             "stories": corpus["stories"],
-            **_texts(out / "stories" / "sources.json"),
+            **texts_of(out / "stories" / "sources.json"),
             "voices": list(dict.fromkeys(voices)),
             "made": datetime.now(UTC).date().isoformat(),
             "training_seconds": _stage_seconds(out),
@@ -229,20 +229,6 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     write_json(made / "bundle.json", info)
     shutil.rmtree(out / "bundle", ignore_errors=True)
     made.rename(out / "bundle")
-
-
-def _texts(report: Path) -> dict[str, Any]:
-    """Origins of the sources' texts, with licences, words and those to be credited; {} for generated stories."""
-    if not report.exists():
-        return {}
-    sources = json.loads(report.read_text(encoding="utf-8"))["sources"]
-    return {
-        "texts": {
-            name: {key: source[key] for key in ("origins", "words", "credits")}
-            for name, source in sources.items()
-            if source["rows"]
-        }
-    }
 
 
 def _began_as(recipe: Recipe) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from slm.errors import TresseError
+from train.publish.card import write_card
 from train.recipe import Recipe
 from train.stages import run_recipe
+from train.stories.mixture import texts_of
 
 SMALL = {
     "parts": {"units": "braid"},
@@ -64,6 +66,20 @@ def test_it_trains_on_what_the_sources_give(
     assert not (out / "corpus" / "rejected.jsonl").exists(), "what would be rejected was never written"
     log = [json.loads(line) for line in (out / "slm" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert max(line["step"] for line in log) == 4
+    made = {
+        "recipe": "tiny",
+        "seed": 0,
+        "commit": "c",
+        "made": "today",
+        "stories": rows,
+        "data": "d",
+        "training_seconds": {},
+    }
+    info = {"name": "tiny", "languages": ["en", "fr"], "frame_rate": 50, "sample_rate": 16000, "metrics": {}}
+    texts = texts_of(out / "stories" / "sources.json")
+    (tmp_path / "bundle.json").write_text(json.dumps({**info, "provenance": {**made, **texts}}), encoding="utf-8")
+    write_card(tmp_path)
+    assert "| prose | public domain | " in (tmp_path / "README.md").read_text(encoding="utf-8")
     shown = capsys.readouterr().out
     assert "  prose: " in shown
     assert "told by no stage" not in shown

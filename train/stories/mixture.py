@@ -10,6 +10,7 @@ making it anew takes less than speaking a thousandth of it, so a killed run just
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -255,6 +256,16 @@ def check_sources(sources: Sequence[Source], languages: Sequence[str], texts: Pa
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def texts_of(report: Path) -> dict[str, Any]:
+    """`texts` of a bundle's provenance: by source its origins with their licences, words, and who is to be credited; {}
+    where there is no sources.json, as for generated stories."""
+    if not report.exists():
+        return {}
+    sources = json.loads(report.read_text(encoding="utf-8"))["sources"]
+    shown = ("origins", "words", "credits")
+    return {"texts": {name: {key: source[key] for key in shown} for name, source in sources.items() if source["rows"]}}
 
 
 def describe(report: dict[str, Any]) -> str:
