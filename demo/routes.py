@@ -32,8 +32,8 @@ WEB = Path(__file__).with_name("web")
 MAX_UPLOAD = 50_000_000
 MAX_PIECE = 2_000_000
 """Bytes in one piece of the microphone's sound."""
-HEARTBEAT_SECONDS = 5.0
-"""s after which something is sent to a silent page, so that proxies keep the line open."""
+HEARTBEAT_SECONDS = 3.0
+"""s after which something is sent to a silent page, so that proxies keep the line open, and the page knows that it is."""
 
 PLOTS = {".png", ".svg"}
 
