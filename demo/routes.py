@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEB = Path(__file__).with_name("web")
-HEARTBEAT_SECONDS = 5.0
-"""s after which something is sent to a silent page, so that proxies keep the line open."""
+HEARTBEAT_SECONDS = 3.0
+"""s after which something is sent to a silent page, so that proxies keep the line open, and the page knows that it is."""
 
 PLOTS = {".png", ".svg"}
 

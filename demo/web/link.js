@@ -8,6 +8,9 @@ import { keep, recall } from "./stored.js";
 
 const LATEST_CHECK = 1000; // ms
 const LONGEST_REQUEST = 15_000; // ms
+const FIRST_TRY = 1500; // ms
+const CONNECTIONS = 6; // that browsers keep to one server
+const AWAY = "the page is not connected to the server: wait a moment, then do it again";
 const BROKEN = "the line broke: what you did last may not have arrived, please do it again";
 
 const hex = (count) => Array.from(crypto.getRandomValues(new Uint8Array(count)), (n) => n.toString(16).padStart(2, "0")).join("");
@@ -23,6 +26,7 @@ export class Link {
     this.session = recall("session", "tresse-session"); // the server gives one in its hello
     this.received = 0; // messages since the server told the whole story
     this.line = null; // AbortController of the long answer
+    this.connected = false; // the server has said hello over it
     this.requests = new Set(); // AbortControllers
     this.pieces = []; // sound that waits for the request before it
     this.sending = null;
@@ -39,30 +43,54 @@ export class Link {
 
   check() {
     if (!this.line || performance.now() - this.latest < this.patience) return;
+    this.connected = false;
     this.line.abort();
     for (const request of this.requests) request.abort();
   }
 
+  // Browsers keep connections for later requests; those are as dead as the line was. Asking over all of them at once finds one
+  // that works, and gives up those that do not. Whether there is one, known after at most `longest` ms.
+  async answers(longest) {
+    const request = new AbortController();
+    const timer = setTimeout(() => request.abort(), longest);
+    const ask = (n) => fetch(this.url("health", { n }), { cache: "no-store", signal: request.signal });
+    try {
+      await Promise.any(Array.from({ length: CONNECTIONS }, (_, n) => ask(n)));
+      return true;
+    } catch {
+      return false;
+    } finally {
+      clearTimeout(timer);
+      request.abort();
+    }
+  }
+
   async connect() {
+    await this.listen(0);
     for (let tries = 0; ; tries += 1) {
-      this.line = new AbortController();
-      this.latest = performance.now();
-      try {
-        const url = this.url("listen", { page: this.page, received: this.received });
-        const response = await fetch(url, { cache: "no-store", signal: this.line.signal });
-        if (response.ok) {
-          tries = 0;
-          await this.read(response.body.getReader());
-        } else if (tries > 1) {
-          this.session = ""; // a duplicated tab: it gets a story of its own
-        }
-      } catch {
-        // the server is away, or the line is dead: try again below
-      }
-      this.line = null;
       this.onMessage({ type: "lost" });
       await new Promise((done) => setTimeout(done, Math.min(5000, 300 * 2 ** tries)));
+      if ((await this.answers(FIRST_TRY * (tries + 1))) && (await this.listen(tries))) tries = -1;
     }
+  }
+
+  // Until the line breaks. Whether there was one.
+  async listen(tries) {
+    const line = (this.line = new AbortController());
+    this.latest = performance.now();
+    let listened = false;
+    try {
+      const url = this.url("listen", { page: this.page, received: this.received });
+      const response = await fetch(url, { cache: "no-store", signal: line.signal });
+      listened = response.ok;
+      if (listened) await this.read(response.body.getReader());
+      else if (tries > 1) this.session = ""; // a duplicated tab: it gets a story of its own
+    } catch {
+      // the server is away, or the line is dead
+    }
+    this.line = null;
+    this.connected = false;
+    return listened;
   }
 
   async read(reader) {
@@ -90,30 +118,49 @@ export class Link {
       this.session = message.session;
       keep("session", "tresse-session", this.session);
       if (!message.resumed) this.received = 0;
+      this.connected = true;
     } else this.received += 1;
     this.onMessage(message, sound);
   }
 
-  // Whether it arrived and was accepted; where not, onProblem has been told. longest: ms until it counts as lost.
-  async post(url, body, longest = LONGEST_REQUEST) {
+  // What is wrong; null where it arrived and was accepted, BROKEN where that is not known. longest: ms until it counts as lost.
+  async request(url, body, longest) {
+    if (!this.connected) return AWAY;
     const request = new AbortController();
     this.requests.add(request);
     const timer = longest ? setTimeout(() => request.abort(), longest) : 0;
     try {
       const response = await fetch(url, { method: "POST", body, signal: request.signal });
-      if (response.ok) return true;
-      this.onProblem((await response.json()).problem);
+      return response.ok ? null : (await response.json()).problem;
     } catch {
-      this.onProblem(request.signal.aborted ? BROKEN : "the server does not answer: is it still running?");
+      return request.signal.aborted ? BROKEN : "the server does not answer: is it still running?";
     } finally {
       clearTimeout(timer);
       this.requests.delete(request);
     }
-    return false;
+  }
+
+  // Whether it arrived and was accepted; where not, onProblem has been told.
+  async post(url, body, longest = LONGEST_REQUEST) {
+    const problem = await this.request(url, body, longest);
+    if (problem) this.onProblem(problem);
+    return !problem;
   }
 
   act(action, values = {}) {
     return this.post(this.url(`do/${action}`), JSON.stringify(values));
+  }
+
+  // The settings may arrive twice: they are sent until they do, while nothing newer is chosen.
+  async set(values) {
+    this.settings = values;
+    for (let longest = FIRST_TRY; this.settings === values; longest *= 2) {
+      const last = longest > LONGEST_REQUEST;
+      const problem = await this.request(this.url("do/settings"), JSON.stringify(values), longest);
+      if (problem === AWAY) return; // they are sent when the line is back
+      if (problem && (last || problem !== BROKEN)) this.onProblem(problem);
+      if (last || problem !== BROKEN) return;
+    }
   }
 
   example(number) {
@@ -125,8 +172,9 @@ export class Link {
   }
 
   // Sound of the microphone, int16: pieces that come while a request is under way go together in the next one. Whether all
-  // that waited arrived.
+  // that waited arrived; without a line nothing does.
   hear(samples, flags) {
+    if (!this.connected) return Promise.resolve(false);
     this.pieces.push({ samples, flags });
     this.sending ??= this.drain().finally(() => (this.sending = null));
     return this.sending;
@@ -134,7 +182,7 @@ export class Link {
 
   async drain() {
     let arrived = true;
-    while (this.pieces.length) {
+    while (this.pieces.length && this.connected) {
       const now = this.recording();
       const flags = Object.assign({}, ...now.map((piece) => piece.flags));
       const all = new Int16Array(now.reduce((sum, { samples }) => sum + samples.length, 0));
@@ -147,6 +195,8 @@ export class Link {
       arrived = false;
       if (!flags.last) this.recording(); // without its middle the rest is worth nothing
     }
+    arrived &&= !this.pieces.length;
+    this.pieces = [];
     return arrived;
   }
 

@@ -93,7 +93,7 @@ export async function start(element, props) {
     if (m.type === "hello") {
       connected = known = true;
       if (!m.resumed) working = m.working;
-      link.act("settings", controls.read());
+      link.set(controls.read());
       talking.back();
       for (const a of root.querySelectorAll(".downloads a")) a.href = link.url("story", { form: a.dataset.form });
     } else if (m.type === "lost") {
@@ -269,7 +269,7 @@ export async function start(element, props) {
     choice.addEventListener("click", () => use(code));
     $(".interface").append(choice);
   }
-  const controls = new Controls($("#panel-talk"), props, (values) => connected && link.act("settings", values));
+  const controls = new Controls($("#panel-talk"), props, (values) => connected && link.set(values));
   onChange(() => {
     fill(root);
     for (const choice of $(".interface").children) choice.setAttribute("aria-pressed", String(choice.lang === document.documentElement.lang));

@@ -48,7 +48,7 @@ export class Controls {
     const radios = [...this.root.querySelectorAll("[name=target]")];
     const radio = radios.find((one) => one.value === values.target) ?? radios.find((one) => one.checked) ?? radios[0];
     radio.checked = true;
-    for (const name of NAMES.filter((one) => one in values)) {
+    for (const name of NAMES.filter((one) => ["string", "number"].includes(typeof values[one]))) {
       const field = this.field(name);
       const before = field.value;
       field.value = values[name];

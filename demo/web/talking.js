@@ -10,11 +10,11 @@ const REOPENED = 5000; // ms within which a microphone that was opened anew must
 export class Talking {
   // page: connected(), talks() (its panel is the open one), hush(), changed(), say(text, calm), prompt(send).
   constructor(root, link, page) {
-    Object.assign(this, { root, link, page, free: false, reopened: -Infinity });
+    Object.assign(this, { root, link, page, free: false, wasFree: false, reopened: -Infinity });
     this.turn = null; // {since, toggled, asking, wanted} from the press of the button until its recording ends
     this.microphone = new Microphone((name) => this.fail(name));
     this.button = root.querySelector(".press");
-    root.querySelector(".free").addEventListener("click", () => this.setFree(!this.free));
+    root.querySelector(".free").addEventListener("click", () => this.setFree(!this.free && !this.wasFree));
     this.listen();
   }
 
@@ -95,7 +95,9 @@ export class Talking {
       const arrives = this.link.hear(samples, { rate: this.microphone.rate, ...flags, ...(first ? { first: 1 } : {}) });
       first = false;
       const mine = this.turn;
-      if (!(await arrives) && mine && this.turn === mine) this.drop();
+      if ((await arrives) || !mine || this.turn !== mine) return;
+      this.drop();
+      if (!this.link.connected) this.page.say("LineLost");
     });
     this.page.changed();
   }
@@ -103,6 +105,7 @@ export class Talking {
   // ---- hands-free ---------------------------------------------------------------------------------------------------
 
   async setFree(on) {
+    if (!on && this.page.connected()) this.wasFree = false;
     if (on === Boolean(this.free)) return;
     if (on && !this.page.connected()) return;
     if (on) await this.end();
@@ -146,7 +149,7 @@ export class Talking {
 
   // The line does. Hands-free goes on when it is back.
   lost() {
-    this.wasFree = Boolean(this.free);
+    this.wasFree ||= Boolean(this.free); // the line may fail again and again
     const speaking = this.state === "recording";
     this.setFree(false);
     if (speaking) {
@@ -156,8 +159,9 @@ export class Talking {
   }
 
   back() {
-    if (this.wasFree) this.setFree(true);
+    const { wasFree } = this;
     this.wasFree = false;
+    if (wasFree) this.setFree(true);
   }
 
   // ---- pointers, keys and clicks ------------------------------------------------------------------------------------

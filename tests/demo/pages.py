@@ -135,7 +135,13 @@ class visits:
         return self.open
 
     def open(
-        self, url: str, width: int = 1200, scheme: str = "light", locale: str = "en-GB", **options: Any
+        self,
+        url: str,
+        width: int = 1200,
+        scheme: str = "light",
+        locale: str = "en-GB",
+        script: str = "",
+        **options: Any,
     ) -> Visitor:
         permissions = options.pop("permissions", ["microphone"])
         context = self.browser.new_context(
@@ -149,6 +155,7 @@ class visits:
         self.contexts.append(context)
         context.set_default_timeout(60_000)
         context.add_init_script(TAP)
+        context.add_init_script(script)
         context.on("request", lambda request: self.requests.append(request.url))
         page = context.new_page()
         page.on("pageerror", lambda error: self.failures.append(str(error)))
