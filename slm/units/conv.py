@@ -27,6 +27,7 @@ from slm.audio import resample
 from slm.errors import TresseError
 from slm.schema import parse, read_json
 from slm.units.sequence import Units
+from slm.units.smoothing import Smoothing
 from slm.units.vocabulary import MAX_CODEBOOK
 from slm.weights import WEIGHTS, build
 
@@ -37,7 +38,8 @@ FRAME = 2 * HOP
 
 @dataclass(frozen=True)
 class ConvEncoderConfig:
-    """Shape of the network. dilations, look_ahead: one entry a layer, look_ahead in frames of 20 ms."""
+    """Shape of the network. dilations, look_ahead: one entry a layer, look_ahead in frames of 20 ms. switch_cost: of a
+    change of unit, in nats (`slm.units.smoothing`)."""
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
@@ -51,6 +53,7 @@ class ConvEncoderConfig:
         1, 1, 2, 2, 4, 4, 1,
     )  # fmt: skip
     look_ahead: tuple[Annotated[int, Field(strict=True, ge=0, le=10_000)], ...] = (1, 1, 1, 1, 2, 0, 0)
+    switch_cost: Annotated[float, Field(ge=0.0, le=100.0)] = 0.0
 
     def __post_init__(self) -> None:
         if not self.dilations or len(self.dilations) != len(self.look_ahead):
@@ -62,7 +65,7 @@ class ConvEncoderConfig:
 
 FLOOR = 1e-6
 DOUBT = 1e-3
-"""Between the two likeliest units, the least difference of logits that float32 decides: a hundred times its error."""
+"""Between the two best units, the least lead in nats that float32 decides: a hundred times the error of its logits."""
 
 
 class LogMel(nn.Module):
@@ -194,15 +197,14 @@ class ConvUnitEncoder:
 
     @torch.inference_mode()
     def _fast(self, batch_BS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """`EncoderStream.encode_all` in float32: frames [B, T], and their logits' lead over the next [B, T]."""
+        """`EncoderStream.encode_all` in float32: frames [B, T], and their lead over the next best [B, T]."""
         if self._single is None:
             self._single = copy.deepcopy(self.network).float()
         single, after = self._single, self.network.look_ahead * FRAME
         samples = np.pad(batch_BS.astype(np.float32), ((0, 0), (WINDOW - HOP, after)))
         mels = single.mel.log(single.mel.power(torch.from_numpy(samples).to(self.device)))
-        best = single(mels)[0].topk(2, dim=-1)
-        margins = best.values[..., 0] - best.values[..., 1]
-        return best.indices[..., 0].cpu().numpy(), margins.cpu().numpy()
+        units, leads = Smoothing(self.config.switch_cost).push(single(mels)[0])
+        return units.cpu().numpy(), leads.cpu().numpy()
 
     @torch.inference_mode()
     def features(self, waveform: np.ndarray) -> np.ndarray:
@@ -249,6 +251,7 @@ class EncoderStream:
         self.encoder = encoder
         self._samples = torch.zeros(batch, WINDOW - HOP, dtype=torch.float64, device=encoder.device)
         self._state: list[Tensor] | None = None
+        self._smoothing = Smoothing(encoder.config.switch_cost)
         self._received = 0
 
     @torch.inference_mode()
@@ -263,7 +266,7 @@ class EncoderStream:
         used = self._samples[:, : WINDOW - HOP + count * FRAME]
         self._samples = self._samples[:, count * FRAME :]
         logits, self._state = network(network.mel.log(network.mel.power(used)), self._state)
-        return logits.argmax(-1).cpu().numpy()
+        return self._smoothing.push(logits)[0].cpu().numpy()
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """float32 [n] -> frames int64 [k] that are now certain."""

@@ -14,6 +14,7 @@ from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, load_encoder
 from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from slm.units.smoothing import Smoothing
 from tests.conftest import spoken_beginning
 
 
@@ -22,12 +23,13 @@ def speech() -> np.ndarray:
     return spoken_beginning("fr", "boris")
 
 
-@pytest.fixture(scope="module", params=["shipped", "random"])
+@pytest.fixture(scope="module", params=["shipped", "random", "smoothed"])
 def encoder(request: pytest.FixtureRequest, bundle: Bundle) -> UnitEncoder:
     if request.param == "shipped":
         return bundle.units
     torch.manual_seed(1)
-    return ConvUnitEncoder(UnitNetwork(ConvEncoderConfig(codebook_size=37, width=32)))
+    switch_cost = 0.1 if request.param == "smoothed" else 0.0
+    return ConvUnitEncoder(UnitNetwork(ConvEncoderConfig(codebook_size=37, width=32, switch_cost=switch_cost)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -107,7 +109,7 @@ def test_features_are_what_the_units_are_decided_on(encoder: UnitEncoder, speech
     assert isinstance(encoder, ConvUnitEncoder)
     for length in (1, FRAME, FRAME + 1, 30001):
         features = torch.from_numpy(encoder.features(speech[:length])).double()
-        decided = encoder.network.outward(features).argmax(-1).numpy()
+        decided = Smoothing(encoder.config.switch_cost).push(encoder.network.outward(features)[None])[0][0].numpy()
         assert np.array_equal(decided, encoder.encode(speech[:length], encoder.sample_rate).frames())
 
 
