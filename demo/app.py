@@ -19,6 +19,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 import gradio as gr
 from starlette.middleware import Middleware
 
+from demo import tending
 from demo.guard import Guard
 from demo.programs import add_programs
 from demo.recordings import open_folder
@@ -135,7 +136,7 @@ def start(
         )
     except OSError as error:
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
-    threading.Thread(target=service.tidy, daemon=True).start()
+    threading.Thread(target=tending.tidy, args=(service,), daemon=True).start()
     return Served(page, service), url
 
 
@@ -153,7 +154,7 @@ class Served:
     def close(self) -> None:
         """End it, and at once: open pages are told."""
         self.page.server.should_exit = True
-        self.service.stop()
+        tending.stop(self.service)
         self.page.close(verbose=False)
 
 
