@@ -20,6 +20,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before the import:
 import gradio as gr
 from starlette.middleware import Middleware
 
+from demo import tending
 from demo.guard import Guard
 from demo.limits import MAX_UPLOAD, Limits
 from demo.password import Password
@@ -157,7 +158,7 @@ def start(
             )
     except OSError as error:
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
-    threading.Thread(target=service.tidy, daemon=True).start()
+    threading.Thread(target=tending.tidy, args=(service,), daemon=True).start()
     return Served(page, service), url
 
 
@@ -175,7 +176,7 @@ class Served:
     def close(self) -> None:
         """End it, and at once: open pages are told."""
         self.page.server.should_exit = True
-        self.service.stop()
+        tending.stop(self.service)
         self.page.close(verbose=False)
 
 

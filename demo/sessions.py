@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel
 
-from demo import memory, messages, recordings
+from demo import messages, recordings
 from demo.conversation import Conversation, Settings, Speaking, Turn
 from demo.microphone import Microphone, ReadPrompt
 from demo.requests import Choose, Nothing, SettingsAsked, Stop
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 KEEP_SECONDS = 900.0
 """s that the story of a closed page is kept."""
-TIDY_SECONDS = 5.0
 MAX_SESSIONS = 1000
 NEW_A_MINUTE = 120
 """New sessions of one address in a minute: many people may share one."""
@@ -101,25 +100,11 @@ class Service:
             if now - left > KEEP_SECONDS or number < surplus:
                 del self._sessions[name]
 
-    def tidy(self) -> None:
-        """Until the server ends: forget closed pages in time, and give back the memory of replies once nobody talks."""
-        before = self.waiting_line.taken, 0
-        while not self.stopping.wait(TIDY_SECONDS):
-            with self._lock:
-                self._forget(MAX_SESSIONS)
-                now = self.waiting_line.taken, len(self._sessions)
-            if now != before and not self.waiting_line.busy:
-                memory.give_back()
-                before = now
-
-    def stop(self) -> None:
-        """The server ends: so do all replies, and the lines to the pages."""
-        self.stopping.set()
-        self.transcripts.stop()
+    def sessions(self) -> list[Session]:
+        """All that are remembered."""
         with self._lock:
-            sessions = list(self._sessions.values())
-        for session in sessions:
-            session.hang_up()
+            self._forget(MAX_SESSIONS)
+            return list(self._sessions.values())
 
     @property
     def open_sessions(self) -> int:

@@ -62,7 +62,7 @@ def test_recording_on_a_full_disk_stops_and_goes_on(prompts: Path, recording: Re
     assert not any("error" in row for row in made)
     assert sorted(path.name for path in out.iterdir()) == sorted(["manifest.jsonl", *(row["file"] for row in made)])
     subprocess.run(["mount", "-o", "remount,size=8m", str(small_disk)], check=True)
-    done, failed, _ = record_folder(recording, prompts, ["fr"], out, SETTINGS)  # type: ignore[arg-type]
+    done, failed, *_ = record_folder(recording, prompts, ["fr"], out, SETTINGS)  # type: ignore[arg-type]
     assert (done, failed) == (8, 1)
     assert [row["prompt"] for row in rows(out)] == [*(f"{number}.wav" for number in range(8)), "broken.wav"]
     assert rows(out)[: len(made)] == made
@@ -124,9 +124,9 @@ def test_a_name_that_no_file_can_have_is_its_prompts_fault(recording: Recording,
     shutil.move(tmp_path / "prompts" / "a.wav", tmp_path / "prompts" / f"{'a' * 250}.wav")
     write_wav(tmp_path / "prompts" / "b\n\u2028é.wav", buzz(110, 1.0), 16000)
     out = tmp_path / "out"
-    done, failed, _ = record_folder(recording, tmp_path / "prompts", ["fr"], out, SETTINGS)  # type: ignore[arg-type]
+    done, failed, *_ = record_folder(recording, tmp_path / "prompts", ["fr"], out, SETTINGS)  # type: ignore[arg-type]
     assert (done, failed) == (1, 1)
-    done, failed, _ = record_folder(recording, tmp_path / "prompts", ["fr"], out, SETTINGS)  # type: ignore[arg-type]
+    done, failed, *_ = record_folder(recording, tmp_path / "prompts", ["fr"], out, SETTINGS)  # type: ignore[arg-type]
     assert (done, failed) == (1, 1)
     lines = (out / "manifest.jsonl").read_text(encoding="utf-8").split("\n")
     assert "shorter name" in json.loads(lines[0])["error"]
