@@ -58,8 +58,11 @@ def test_hands_free_opens_a_microphone_that_fails_anew(visitor: Visitor, kind: s
     visitor.page.wait_for_function("window.contexts.at(-1).state === 'running'")
     visitor.page.wait_for_timeout(500)
     assert (visitor.state("free"), visitor.state("problem")) == ("true", "false")
-    visitor.page.evaluate(BREAKS["ended"])  # and soon once more: now it says so
-    visitor.page.locator(".talk[data-problem=true][data-free=false] .status", has_text="microphone is gone").wait_for()
+    visitor.page.wait_for_function(  # and again and again: now it says so
+        "() => { window.track().stop(); return document.querySelector('.talk[data-problem=true][data-free=false]'); }",
+        polling=200,
+    )
+    assert "microphone is gone" in visitor.status()
     assert visitor.page.locator(".free").get_attribute("aria-pressed") == "false"
 
 
