@@ -88,6 +88,7 @@ RUNS = {
     "make test": Run(),
     "make install": Run(),
     "make lint": Run(),
+    "make fuzz": Run(),
     "make check-docs": Run(),
     "tresse continue slm/bundles/braid/examples/en-1.flac --to fr --out reply.wav": TALK,
     "tresse continue story.wav --to fr --out reply.wav": TALK,

@@ -127,7 +127,7 @@ def test_what_the_page_sends_is_understood() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [None, 7, "x", [], [1, 2], [None] * 7, [None] * 1000, [{"path": ""}, "fr", -1, 1, 1, 4, ""]]
+    "data", [None, 7, "x", [], [1, 2], [7] * 7, [None] * 1000, [{"path": ""}, "fr", -1, 1, 1, 4, ""]]
 )
 def test_inputs_of_programs_of_another_form_are_422(url: str, data: Any) -> None:
     for path, extra in (("call/continue_story", {}), ("queue/join", {"fn_index": 0, "session_hash": "abc"})):

@@ -105,9 +105,7 @@ def test_the_command_says_that_it_cannot_be_asked(
 ) -> None:
     out = tmp_path / "out.wav"
     common = [str(beginnings["en"]), "--to", "fr", "--out", str(out), "--max-seconds", "2", "--device", "cpu"]
-    with pytest.raises(SystemExit) as stopped:
-        main(["continue", *common, "--json", "--bundle", str(folder)])
-    assert not stopped.value.code
+    main(["continue", *common, "--json", "--bundle", str(folder)])
     printed = capsys.readouterr()
     assert "no language tags" in printed.err
     report = json.loads(printed.out)
