@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -264,7 +265,7 @@ def break_json(path: Path, rng: random.Random) -> str:
         if rng.random() < 0.15:
             del parent[last]
         else:
-            parent[last] = rng.choice(HOSTILE)
+            parent[last] = copy.deepcopy(rng.choice(HOSTILE))
         done.append(f"{last}={str(parent[last])[:40] if last in (parent if isinstance(parent, dict) else ()) else '?'}")
     path.write_text(json.dumps(values), encoding="utf-8")
     return f"{path.name} {done}"
