@@ -128,7 +128,9 @@ RUNS = {
     "tresse eval pairs --items pairs.jsonl --language en --out results/pairs/": Run("", "results/pairs/results.json"),
     "tresse eval alignment --out results/alignment/": Run("--count 4", "results/alignment/layers.png"),
     "tresse eval units --out results/units/": Run("--count 2", "results/units/units.md"),
-    "tresse eval resynthesis --out results/resynthesis/": Run("--count 1", "results/resynthesis/resynthesis.md"),
+    "tresse eval resynthesis --out results/resynthesis/ --judge small": Run(
+        "--count 1 --judge slm/bundles/braid/asr", "results/resynthesis/resynthesis.md"
+    ),
     "tresse eval voices recordings/ --judge small --out results/voices/": Run(
         "--judge slm/bundles/braid/asr", "results/voices/voices.md"
     ),
