@@ -198,7 +198,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
-    own = recipe.stories.file is not None
+    own = recipe.stories.file is not None or bool(recipe.stories.sources)
     test = None if own else list(generate_stories(recipe.seed, 2000, "test"))
     write_examples(recipe.languages, recipe.bundle.examples_per_language, out / "stories", made / "examples", test)
     corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
@@ -332,7 +332,7 @@ def check_languages(recipe: Recipe) -> None:
     if not recipe.languages:
         raise TresseError("the recipe has no languages: name one at least")
     check_names(recipe.languages)
-    if recipe.stories.file is None:
+    if recipe.stories.file is None and not recipe.stories.sources:
         missing = [language for language in recipe.languages if language not in LANGUAGES]
         if missing:
             raise TresseError(
