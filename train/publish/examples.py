@@ -36,7 +36,9 @@ def write_examples(
         fresh = (
             story
             for story in among
-            if _situation(story) not in taken and tuple(story.told_in(language)[:2]) not in trained
+            if language in story.sentences
+            and _situation(story) not in taken
+            and tuple(story.told_in(language)[:2]) not in trained
         )
         story = next(fresh, None)
         if story is None or not speakers:
