@@ -16,7 +16,7 @@ from train.stories.decontamination import GENERATED, GRAM, benchmarks
 from train.stories.grammar import PAIRS, Story
 from train.stories.held_out import RECIPES, StoriesSettings
 from train.stories.mixture import WORDS_AN_HOUR, Given, Mixture, mixture_of
-from train.stories.sources import GRAMMAR
+from train.stories.sources import GRAMMAR, WRITTEN
 from train.tools.checkpoints import atomic_path
 
 PAGE = Path(__file__).parents[2] / "measured" / "corpus.md"
@@ -43,10 +43,12 @@ def page(name: str, mixture: Mixture, rows: Sequence[Story]) -> str:
         "",
         "## Examples",
         "",
-        "Of every source the beginnings of three rows.",
+        "The beginnings of three rows of the project's own sources; texts of others are not repeated here.",
         "",
     ]
     for given in mixture.given:
+        if given.source.file not in (WRITTEN, GRAMMAR):
+            continue
         lines += [f"**{given.source.id}**", "", *_examples(given), ""]
     return "\n".join(lines)
 
