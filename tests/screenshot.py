@@ -39,7 +39,7 @@ def take(bundle: Bundle, out: Path, width: int, dark: bool, states: list[str], l
                     made.append(out / f"{state}-{scheme}-{width}.png")
                     page.screenshot(path=str(made[-1]), full_page=True)
     finally:
-        server.close(verbose=False)
+        server.close()
     return made
 
 

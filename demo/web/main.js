@@ -62,6 +62,7 @@ export async function start(element, props) {
     };
     const text = message && !["connecting", "asking", "recording", "speaking"].includes(state) ? problem(message.text) : words[state];
     if ($(".status").textContent !== text) $(".status").textContent = text;
+    if (["idle", "connecting"].includes(state) && !talking.free && !$(".strip.live").hidden) showLive(false);
     $(".stop").disabled = !(working || player.sounding);
     $(".press").setAttribute("aria-pressed", String(state === "recording"));
     const label = { asking: t("press.asking"), recording: t(toggled ? "press.recording.tap" : "press.recording") }[state] ?? t("press");

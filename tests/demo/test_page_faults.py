@@ -116,6 +116,7 @@ def test_who_speaks_while_the_line_dies_is_told(fake: tuple[FakeBundle, str], vi
         visitor.wait_for("recording")
         line.kill_lines()
         visitor.page.locator(".talk[data-problem=true] .status", has_text="say it again").wait_for(timeout=30_000)
+        assert not visitor.page.locator(".strip.live").is_visible()
         visitor.hold(1.0)
         visitor.wait_replies(1)
         assert visitor.state("problem") == "false"
