@@ -227,7 +227,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert done.stderr == ""
 
 
-def test_no_library_reports_to_its_makers(tmp_path: Path) -> None:
+def test_onnxruntime_does_not_report_to_its_makers(tmp_path: Path) -> None:
     """onnxruntime 1.3x sends telemetry; where it does, it leaves a file `.ses` among the temporary ones."""
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}

@@ -151,7 +151,8 @@ def test_the_page_says_that_a_recording_could_not_be_kept(tmp_path: Path, small_
     with pytest.raises(Exception, match="No space left on device") as caught:
         programs.continue_story(str(bundle.examples[0].path), "fr", 1, 1.0, 0.9, 3, "", request)
     assert type(caught.value).__name__ == "Error"  # of Gradio, which shows its line
-    assert programs.conversation(request).turns == []  # asking again does not say it twice
+    with programs.story(request) as conversation:
+        assert conversation.turns == []  # asking again does not say it twice
     served.close()
 
 
