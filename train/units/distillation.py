@@ -10,6 +10,7 @@ names of each frame.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from slm.audio import read_audio
 from slm.errors import TresseError
+from slm.model import part_folders
 from slm.units.conv import FRAME, HOP, WINDOW, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
 from train.corpus.recordings import Recording, read_recordings
 from train.speech.augmentation import Augmentation
@@ -55,7 +57,8 @@ class DistilledUnits:
     whisper: the teacher's Whisper, a folder of the models. voices: the voices file, beside recipes/, whose training
     speakers, and mixtures of them, speak `sentences` sentences, drawn from `texts` a language. recordings: folders of
     recordings of people, as `train.corpus.recordings` reads them. merged: phones that share the unit of another, since
-    accents and readings differ in them. teacher: training of its head. steps, batch_size,
+    accents and readings differ in them. begin: a bundle, or the folder of a conv encoder of the same shape and phones,
+    whose network is trained further; null: from nothing. teacher: training of its head. steps, batch_size,
     segment_frames, learning_rate: training of the causal network. conditions: how often clips pass through rooms, noise
     and lines.
     """
@@ -63,6 +66,7 @@ class DistilledUnits:
     whisper: str = "whisper"
     voices: str = "voices-natural.yaml"
     merged: dict[str, str] = field(default_factory=dict)
+    begin: str | None = None
     texts: int = 4200
     sentences: int = 4200
     recordings: tuple[str, ...] = ()
@@ -123,8 +127,30 @@ def train_distilled(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = UnitNetwork(replace(config, codebook_size=len(phones)))
+    if training.begin is not None:
+        begin_with(network, phones, training.begin)
     distil(network, speech, training, folder / "student.pt")
     return ConvUnitEncoder(network.half().float()), phones  # as it will be saved
+
+
+def begin_with(network: UnitNetwork, phones: Sequence[str], source: str) -> None:
+    """Give a network the weights of an encoder. source: a bundle, or the encoder's folder, with its phones.json.
+
+    Raises TresseError where it is not there, or is of another shape or other phones.
+    """
+    for folder in part_folders(source, "units"):
+        if (folder / "phones.json").exists():
+            break
+    else:
+        raise TresseError(f"units.distilled.begin: there is no encoder with its phones.json in {source}")
+    if json.loads((folder / "phones.json").read_text(encoding="utf-8")) != list(phones):
+        raise TresseError(f"units.distilled.begin: the units of {source} are other phones: leave begin out")
+    try:
+        network.load_state_dict(ConvUnitEncoder.load(folder).network.state_dict())
+    except RuntimeError as error:
+        raise TresseError(
+            f"units.distilled.begin: the encoder of {source} has another shape: leave begin out"
+        ) from error
 
 
 def merge(phones: Sequence[str], merged: Mapping[str, str]) -> tuple[list[str], Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from train.units.distillation import (
     VOICES,
     DistilledUnits,
     NamedSpeech,
+    begin_with,
     clips_of,
     distil,
     draw_batch,
@@ -157,6 +159,21 @@ def test_a_training_that_was_stopped_ends_the_same(
     resumed = train("stopped.pt")
     for name, tensor in straight.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], tensor), name
+
+
+def test_a_training_can_begin_with_an_encoder(tmp_path: Path) -> None:
+    learnt, other = UnitNetwork(CONFIG), UnitNetwork(CONFIG)
+    ConvUnitEncoder(learnt.half().float()).save(tmp_path / "units")
+    (tmp_path / "units" / "phones.json").write_text(json.dumps(["_", *TONES]))
+    begin_with(other, ["_", *TONES], str(tmp_path))
+    for name, tensor in learnt.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor.to(other.state_dict()[name].dtype)), name
+    with pytest.raises(TresseError, match="other phones"):
+        begin_with(other, ["_", "a"], str(tmp_path))
+    with pytest.raises(TresseError, match="another shape"):
+        begin_with(UnitNetwork(replace(CONFIG, width=16)), ["_", *TONES], str(tmp_path))
+    with pytest.raises(TresseError, match="no encoder"):
+        begin_with(other, ["_", *TONES], str(tmp_path / "none"))
 
 
 def test_recordings_that_cannot_be_read_or_are_too_short_are_left_out(teacher: PhoneTeacher, tmp_path: Path) -> None:
