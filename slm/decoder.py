@@ -89,9 +89,9 @@ def decode_file(file: BinaryIO, max_seconds: float | None, send: Send) -> None:
         try:
             if read(file, max_seconds, send):
                 return
-        except Refused:
+        except (Refused, MemoryError):
             raise
-        except (Exception, MemoryError):  # each decoder raises whatever it runs into
+        except Exception:  # each decoder raises whatever it runs into
             continue
     raise Refused(NOT_AUDIO)
 

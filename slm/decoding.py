@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,21 +66,23 @@ def decode(path: Path, max_seconds: float | None = None) -> tuple[np.ndarray, in
     where no file could be read.
     """
     with _open(path) as file, _slots:
-        process = _take()
-        try:
-            samples, rate = process.decode(file.fileno(), max_seconds)
-        except _Refused as error:
+        while True:
+            process = _take()
+            try:
+                samples, rate = process.decode(file.fileno(), max_seconds)
+            except _Refused as error:
+                _give_back(process)
+                raise TresseError(f"{path} {error}") from error
+            except OSError as error:
+                slow = process.end() == -signal.SIGPROF or isinstance(error, TimeoutError)
+                if process.used and not slow:
+                    continue  # it may have ended before, or have kept memory of other files
+                raise TresseError(f"{path} {TOO_SLOW if slow else NOT_AUDIO}") from error
+            except BaseException:
+                process.end()
+                raise
             _give_back(process)
-            raise TresseError(f"{path} {error}") from error
-        except OSError as error:
-            ended_by = process.end()
-            slow = isinstance(error, TimeoutError) or ended_by == -signal.SIGPROF
-            raise TresseError(f"{path} {TOO_SLOW if slow else NOT_AUDIO}") from error
-        except BaseException:
-            process.end()
-            raise
-        _give_back(process)
-        return samples, rate
+            return samples, rate
 
 
 def mono(samples: np.ndarray) -> np.ndarray:
@@ -140,7 +143,10 @@ class _Process:
         ours, theirs = socket.socketpair()
         ours.settimeout(SILENCE)
         self._socket = ours
-        path = [os.path.abspath(folder) for folder in sys.path]
+        self.used = False
+        path = sys.path
+        with suppress(FileNotFoundError):  # the working folder was removed
+            path = [os.path.abspath(folder) for folder in sys.path]
         try:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", _SCRIPT, json.dumps(path), str(theirs.fileno())],
@@ -219,7 +225,8 @@ _idle: list[_Process] = []
 
 def start() -> None:
     """Have a process ready, so that the first file does not wait for it."""
-    _give_back(_take())
+    with _lock:
+        _idle.append(_Process())
 
 
 def _take() -> _Process:
@@ -230,6 +237,7 @@ def _take() -> _Process:
 
 
 def _give_back(process: _Process) -> None:
+    process.used = True
     with _lock:
         if len(_idle) < WAITING:
             _idle.append(process)

@@ -130,6 +130,23 @@ def test_a_refused_file_costs_no_process() -> None:
     assert decoding._idle == [process]
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_ended_meanwhile_is_no_fault_of_a_file(number: int) -> None:
+    read_audio(EXAMPLE)
+    for process in decoding._idle:
+        process._child.send_signal(number)
+        process._child.wait(10)
+    assert len(read_audio(EXAMPLE)[0])
+
+
+def test_a_removed_working_folder_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    monkeypatch.syspath_prepend("")
+    assert len(read_audio(EXAMPLE)[0])
+
+
 def test_without_room_for_a_process_the_machine_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
