@@ -72,7 +72,7 @@ def check_waveform(
 
 def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
     if max_seconds is not None and seconds > max_seconds:
-        raise TresseError(f"{name} lasts {seconds:.0f} s: the limit is {max_seconds:.0f} s; cut it shorter")
+        raise TresseError(f"{name} lasts over {max_seconds:.0f} s: the limit is {max_seconds:.0f} s; cut it shorter")
 
 
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
