@@ -26,7 +26,8 @@ from tests.talker import Talker
 
 ROOT = SHIPPED.parents[2]
 SERVER = """
-import sys, tempfile
+import signal, sys, tempfile
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background would not hear it
 from pathlib import Path
 import slm.bundle
 from tests.fake_bundle import FakeBundle
@@ -136,8 +137,15 @@ def test_an_open_page_and_a_reply_do_not_hold_the_server_up(tmp_path: Path) -> N
 
 @pytest.fixture
 def calm() -> Iterator[None]:
+    """Signals end the program, those included that a script's background or nohup has it ignore."""
+    usual = {
+        signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL,
+    }  # fmt: skip
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     with ending.ending_when_asked():
         yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
