@@ -77,7 +77,10 @@ class Server:
 
     def end(self, number: int) -> None:
         self.process.send_signal(number)
-        self.process.wait(60)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()  # a server that does not end would keep its port from other tests
 
 
 def test_ctrl_c_ends_a_server_without_a_trace(tmp_path: Path) -> None:
