@@ -33,11 +33,11 @@ from train.speech.kokoro import KokoroSpeaker, KokoroStyle
 from train.speech.pico import PicoSpeaker
 from train.speech.pool import Clip, Request, speak_pool
 from train.speech.voices import Speaker, Voices
-from train.tools.checkpoints import atomic_path, load_checkpoint, save_checkpoint
+from train.tools.checkpoints import atomic_path
 from train.tools.hardware import bf16_pays
 from train.tools.progress import Progress
-from train.tools.trainer import Schedule, Updates, train
 from train.units.crops import draw_crops
+from train.units.fitting import fit
 from train.units.teacher import RATE, PhoneTeacher, TeacherTraining, blocks, check_whisper, levelled, train_teacher
 from train.units.training import augment
 
@@ -275,38 +275,17 @@ def _named(
 
 def distil(network: UnitNetwork, speech: Sequence[NamedSpeech], training: DistilledUnits, checkpoint: Path) -> None:
     """Train the network on the teacher's names, in place; goes on from the checkpoint."""
-    optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=0.01)
-    updates = Updates(network.parameters(), [optimiser], training.learning_rate, clip=1.0)
-    start = 0
-    if state := load_checkpoint(checkpoint):
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    progress = Progress("units", training.steps, start=start)
-    last: dict[str, Tensor] = {}
 
-    def step(number: int, factor: float) -> Tensor:
+    def losses(number: int) -> dict[str, Tensor]:
         mels, names, weights, mask = draw_batch(speech, training, number)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
             logits, _ = network(mels)
         frames = logits.shape[1]
         chosen = logits.float().log_softmax(-1).gather(-1, names[:, :frames])
         loss = -((chosen * weights[:, :frames]).sum(-1) * mask[:, :frames]).sum() / mask[:, :frames].sum()
-        loss.backward()
-        agreed = (logits.argmax(-1) == names[:, :frames, 0]).float().mean()
-        last.update(loss=loss.detach(), agreement=agreed)
-        return last["loss"] + updates.apply(factor)
+        return {"loss": loss, "agreement": (logits.argmax(-1) == names[:, :frames, 0]).float().mean()}
 
-    def log(done: int) -> None:
-        progress.update(done, **{name: value.item() for name, value in last.items()})
-
-    def save(done: int) -> None:
-        save_checkpoint(
-            checkpoint, {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
-        )
-
-    network.train()
-    train(step, Schedule(training.steps, 100, 0.02), [(1, log), (training.checkpoint_every, save)], start=start)
+    fit(network, losses, training.steps, training.learning_rate, checkpoint, training.checkpoint_every, "units")
 
 
 def draw_batch(

@@ -27,9 +27,9 @@ from slm.errors import TresseError
 from train.speech.kokoro import KokoroSpeaker
 from train.speech.phones import SILENCE, Phone, frame_labels
 from train.speech.pool import Clip
-from train.tools.checkpoints import atomic_path, load_checkpoint, save_checkpoint
+from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
-from train.tools.trainer import Schedule, Updates, train
+from train.units.fitting import fit
 
 RATE, FRAME = 16000, 320
 """Hz, and samples of a frame: 50 a second."""
@@ -225,34 +225,14 @@ def _features(
 def _train(
     head: PhoneHead, features: list[np.ndarray], labels: list[np.ndarray], training: TeacherTraining, checkpoint: Path
 ) -> None:
-    optimiser = torch.optim.AdamW(head.parameters(), lr=training.learning_rate, weight_decay=0.01)
-    updates = Updates(head.parameters(), [optimiser], training.learning_rate, clip=1.0)
-    start = 0
-    if state := load_checkpoint(checkpoint):
-        head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    progress = Progress("teacher", training.steps, start=start)
-    last: dict[str, Tensor] = {}
-
-    def step(number: int, factor: float) -> Tensor:
+    def losses(number: int) -> dict[str, Tensor]:
         torch.manual_seed(int(np.random.SeedSequence([training.seed, number]).generate_state(1)[0]))  # dropout
         x, y = draw(features, labels, training, number)
         logits = head(x)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=UNKNOWN, label_smoothing=0.05)
-        loss.backward()
-        right = (logits.argmax(-1) == y)[y != UNKNOWN].float().mean()
-        last.update(loss=loss.detach(), accuracy=right)
-        return last["loss"] + updates.apply(factor)
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == y)[y != UNKNOWN].float().mean()}
 
-    def log(done: int) -> None:
-        progress.update(done, **{name: value.item() for name, value in last.items()})
-
-    def save(done: int) -> None:
-        save_checkpoint(checkpoint, {"head": head.state_dict(), "optimiser": optimiser.state_dict(), "step": done})
-
-    head.train()
-    train(step, Schedule(training.steps, 100, 0.02), [(1, log), (training.checkpoint_every, save)], start=start)
+    fit(head, losses, training.steps, training.learning_rate, checkpoint, training.checkpoint_every, "teacher")
 
 
 def draw(

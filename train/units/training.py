@@ -27,12 +27,10 @@ from torch import Tensor
 from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
 from train.speech.time_warping import dtw_batch, mfcc
 from train.speech.voices import Speaker, Voices, speak_all
-from train.tools.checkpoints import load_checkpoint, save_checkpoint
 from train.tools.hardware import bf16_pays
 from train.tools.kmeans import kmeans
-from train.tools.progress import Progress
-from train.tools.trainer import Schedule, Updates, train
 from train.units.crops import draw_crops
+from train.units.fitting import fit
 
 
 @dataclass(frozen=True)
@@ -231,35 +229,16 @@ def _train(
     network: UnitNetwork, data: AlignedSpeech, training: UnitTraining, steps: int, checkpoint: Path, title: str
 ) -> None:
     """Train the network to predict the names of `data`, in place; goes on from the checkpoint."""
-    optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=0.01)
-    updates = Updates(network.parameters(), [optimiser], training.learning_rate, clip=1.0)
-    start = 0
-    if state := load_checkpoint(checkpoint):
-        network.load_state_dict(state["network"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    progress = Progress(title, steps, start=start)
-    last: dict[str, Tensor] = {}
 
-    def step(number: int, factor: float) -> Tensor:
+    def losses(number: int) -> dict[str, Tensor]:
         mels, names, mask = draw_batch(data, training, number)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
             logits, _ = network(mels)
         names, weight = names[:, : logits.shape[1]], mask[:, : logits.shape[1]].flatten()
-        losses = F.cross_entropy(
+        each = F.cross_entropy(
             logits.float().flatten(0, 1), names.flatten(), label_smoothing=0.05, reduction="none"
         )  # fmt: skip
-        loss = (losses * weight).sum() / weight.sum()
-        loss.backward()
-        last.update(loss=loss.detach(), accuracy=(logits.argmax(-1) == names).float().mean())
-        return last["loss"] + updates.apply(factor)
+        loss = (each * weight).sum() / weight.sum()
+        return {"loss": loss, "accuracy": (logits.argmax(-1) == names).float().mean()}
 
-    def log(done: int) -> None:
-        progress.update(done, **{name: value.item() for name, value in last.items()})
-
-    def save(done: int) -> None:
-        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
-        save_checkpoint(checkpoint, state)
-
-    network.train()
-    train(step, Schedule(steps, warmup=100, floor=0.02), [(1, log), (training.checkpoint_every, save)], start=start)
+    fit(network, losses, steps, training.learning_rate, checkpoint, training.checkpoint_every, title)

@@ -153,7 +153,7 @@ def test_a_training_that_was_stopped_ends_the_same(
 
     straight, original = train("straight.pt"), trainer.train
     with monkeypatch.context() as patch:
-        patch.setattr("train.units.distillation.train", lambda *a, **k: original(a[0], a[1], [*a[2], (1, stop)], **k))
+        patch.setattr("train.units.fitting.train", lambda *a, **k: original(a[0], a[1], [*a[2], (1, stop)], **k))
         with pytest.raises(KeyboardInterrupt):
             train("stopped.pt")
     resumed = train("stopped.pt")

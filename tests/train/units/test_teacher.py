@@ -108,7 +108,7 @@ def test_a_training_that_was_stopped_ends_the_same(tmp_path: Path, monkeypatch: 
 
     original = trainer.train
     with monkeypatch.context() as patch:
-        patch.setattr("train.units.teacher.train", lambda *a, **k: original(a[0], a[1], [*a[2], (1, stop)], **k))
+        patch.setattr("train.units.fitting.train", lambda *a, **k: original(a[0], a[1], [*a[2], (1, stop)], **k))
         with pytest.raises(KeyboardInterrupt):
             train_teacher(clips, tmp_path / "pool", tmp_path, whole, tmp_path / "stopped")
     resumed = train_teacher(clips, tmp_path / "pool", tmp_path, whole, tmp_path / "stopped").head

@@ -1,0 +1,54 @@
+"""What the trainings of this room share: AdamW, a schedule, a log line, and checkpoints that a later run goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from train.tools.checkpoints import load_checkpoint, save_checkpoint
+from train.tools.progress import Progress
+from train.tools.trainer import Schedule, Updates, train
+
+
+def fit(
+    network: nn.Module,
+    losses: Callable[[int], dict[str, Tensor]],
+    steps: int,
+    learning_rate: float,
+    checkpoint: Path,
+    checkpoint_every: int,
+    title: str,
+) -> None:
+    """Train a network in place; goes on from the checkpoint.
+
+    losses: of a step's number, a pure function of it, -> "loss", a scalar with gradients, and what else the log shows.
+    title: of the log line. Raises TresseError where the loss is not finite.
+    """
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
+    updates = Updates(network.parameters(), [optimiser], learning_rate, clip=1.0)
+    start = 0
+    if state := load_checkpoint(checkpoint):
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    progress = Progress(title, steps, start=start)
+    last: dict[str, Tensor] = {}
+
+    def step(number: int, factor: float) -> Tensor:
+        values = losses(number)
+        values["loss"].backward()
+        last.update({name: value.detach() for name, value in values.items()})
+        return last["loss"] + updates.apply(factor)
+
+    def log(done: int) -> None:
+        progress.update(done, **{name: value.item() for name, value in last.items()})
+
+    def save(done: int) -> None:
+        state = {"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": done}
+        save_checkpoint(checkpoint, state)
+
+    network.train()
+    train(step, Schedule(steps, warmup=100, floor=0.02), [(1, log), (checkpoint_every, save)], start=start)
