@@ -34,27 +34,22 @@ from train.speech.voices import SAMPLE_RATE, Voices
 from train.stories.data import LANGUAGES
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
 from train.stories.mixture import describe, texts_of, write_mixture
-from train.stories.written_cloze import splits
 from train.tools.checkpoints import write_json
 from train.tools.launch import on_processes, under_launcher
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
     """Generate the training and validation stories, mix them from sources, or take those of a file (the first ones train,
-    those that follow validate), or the project's written stories."""
+    those that follow validate)."""
     settings = recipe.stories
     if settings.sources:
         recipe.check_sources()
         print(describe(write_mixture(settings, recipe.languages, recipe.seed, out / "stories")))
         return
-    own = None if settings.file in (None, "written") else read_stories(Path(settings.file))
+    own = None if settings.file is None else read_stories(Path(settings.file))
     for split in ("train", "validation"):
         count, cycles = getattr(settings, split), settings.cycles if split == "train" else None
-        stories: Iterable[Story]
-        if settings.file == "written":
-            stories = (Story(story.id, story.sentences, {}) for story in splits()[split][:count])
-        else:
-            stories = generate_stories(recipe.seed, count, split, cycles=cycles) if own is None else islice(own, count)
+        stories = generate_stories(recipe.seed, count, split, cycles=cycles) if own is None else islice(own, count)
         write_stories(out / "stories" / f"{split}.jsonl", (in_languages(story, recipe.languages) for story in stories))
 
 

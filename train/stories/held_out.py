@@ -21,10 +21,9 @@ WORDS_A_STORY = 84
 
 @dataclass(frozen=True)
 class StoriesSettings:
-    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones, or `written`, the
-    project's written stories. cycle: how many stories in a row combine the same few facts and wordings (with
-    corpus.stories_per_voice the same number, they share a voice and most of their speech); values: of each role in a cycle;
-    wordings: of each sentence.
+    """How many stories of each split. file: a stories.jsonl to train on instead of generated ones. cycle: how many
+    stories in a row combine the same few facts and wordings (with corpus.stories_per_voice the same number, they share a
+    voice and most of their speech); values: of each role in a cycle; wordings: of each sentence.
 
     sources: what to mix the training stories from (train.stories.mixture) instead; then `words` says how many, of all
     languages together, and `train` says nothing. texts: the folder of the sources' files; null: the environment variable
