@@ -1,7 +1,8 @@
 """The page served: Gradio carries it (and its programs' interface, see demo/programs.py), `web/` is what the browser runs,
 `routes.py` what it talks to. Any number of people can use one server without hearing each other.
 
-Costs: two replies at a time for each CPU core (others wait in line); memory is the bundle's and the open stories'.
+Costs: two replies at a time for each CPU core, unless told otherwise (others wait in line); memory is the bundle's and the
+open stories'.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from starlette.middleware import Middleware
 
 from demo import tending
 from demo.guard import Guard
-from demo.limits import MAX_UPLOAD, Limits
+from demo.limits import MAX_EVENT, MAX_UPLOAD, Limits
 from demo.password import Password
 from demo.programs import add_programs
 from demo.recordings import open_folder
 from demo.routes import HEARTBEAT_SECONDS, WEB, plots, routes
-from demo.sessions import KEEP_SECONDS, Service
+from demo.service import KEEP_SECONDS, Service
 from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
 from slm import decoding
 from slm.errors import TresseError, say
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P
+from slm.turn_ends import PATIENCE
 from train.evaluate.metrics import plain_digits
 
 if TYPE_CHECKING:
@@ -43,10 +45,7 @@ log = logging.getLogger(__name__)
 QUEUE_SIZE = 64
 KEEP_FILES = (600, 3600)
 """Files of programs' requests: looked at every 600 s, deleted when 3600 s old; all of them when the server ends."""
-OPEN_TO_ALL = (
-    "Everybody who reaches this machine can talk to it, and hear what is kept. It has no password: give --auth, and see "
-    "SECURITY.md"
-)
+OPEN_TO_ALL = "Everybody who reaches this machine can talk to it. It has no password: give --auth, and see SECURITY.md"
 BEHIND_A_PASSWORD = "Others can reach it with the password, which is readable on the line without TLS: see SECURITY.md"
 INTERFACES = sorted(path.name.split(".")[1] for path in WEB.glob("texts.*.json"))
 START = """
@@ -54,14 +53,16 @@ import(new URL("tresse/web/main.js", document.baseURI)).then((page) => page.star
 """
 
 
-def open_service(bundle: Bundle, recordings: Path | None = None, asr: str | Path | None = None) -> Service:
+def open_service(
+    bundle: Bundle, recordings: Path | None = None, asr: str | Path | None = None, replies: int | None = None
+) -> Service:
     """What the pages of one server share. recordings: folder in which to keep turns (None: nothing is kept); asr: another
-    recogniser than the bundle's own.
+    recogniser than the bundle's own; replies: made at once, None: two for each core.
 
     Raises TresseError where the folder cannot be written, or the recogniser cannot be loaded.
     """
     folder = open_folder(Path(recordings)) if recordings is not None else None
-    return Service(bundle, 2 * (os.cpu_count() or 1), folder, Transcripts.open(bundle, asr))
+    return Service(bundle, replies or 2 * (os.cpu_count() or 1), folder, Transcripts.open(bundle, asr))
 
 
 def share_cores() -> None:
@@ -85,7 +86,7 @@ def build_page(service: Service) -> gr.Blocks:
             languages=bundle.languages,
             tags=bundle.tags,
             speakers=bundle.speakers,
-            defaults={"max_seconds": MAX_SECONDS, "temperature": TEMPERATURE, "top_p": TOP_P},
+            defaults={"max_seconds": MAX_SECONDS, "temperature": TEMPERATURE, "top_p": TOP_P, "patience": PATIENCE},
             rate=bundle.sample_rate,
             frame_rate=bundle.units.frame_rate,
             examples=[{"language": example.language, "text": example.text} for example in bundle.examples],
@@ -93,6 +94,7 @@ def build_page(service: Service) -> gr.Blocks:
             digits=plain_digits(),
             plots=sorted(plots(bundle)),
             recordings=str(service.folder) if service.folder else "",
+            transcripts=bool(service.transcripts),
             minutes=round(KEEP_SECONDS / 60),
             max_upload=MAX_UPLOAD,
             interfaces=INTERFACES,
@@ -137,15 +139,16 @@ def start(
     asr: str | Path | None = None,
     hosts: Sequence[str] = (),
     account: tuple[str, str] | None = None,
+    replies: int | None = None,
 ) -> tuple[Served, str]:
     """Serve the page in the background: the page (`close()` ends it) and its address. port 0: any free one. hosts: names
-    that it answers to (`demo.guard`); account: user and password (`demo.password`).
+    that it answers to (`demo.guard`); account: user and password (`demo.password`); replies: see `open_service`.
 
     Raises TresseError where the port is taken, or as `open_service` does.
     """
     address = host.strip("[]")
     _check_address(address)
-    service = open_service(bundle, recordings, asr)
+    service = open_service(bundle, recordings, asr, replies)
     page = build_page(service)
     options = launch_options(service, (*hosts, address), account)  # it answers to the name that it is served under
     try:
@@ -158,6 +161,8 @@ def start(
             )
     except OSError as error:
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
+    page.server.config.ws_max_size = MAX_EVENT  # read at each connection
+    page.server.config.ws_per_message_deflate = False
     threading.Thread(target=tending.tidy, args=(service,), daemon=True).start()
     return Served(page, service), url
 
@@ -216,10 +221,11 @@ def serve(
     asr: str | Path | None = None,
     hosts: Sequence[str] = (),
     account: tuple[str, str] | None = None,
+    replies: int | None = None,
 ) -> None:
     """Serve the page until Ctrl+C; the model is warmed up meanwhile. Raises TresseError as `start` does."""
     share_cores()
-    served, url = start(bundle, host, port, recordings, asr, hosts, account)
+    served, url = start(bundle, host, port, recordings, asr, hosts, account, replies)
     try:
         _announce(url, host, recordings, account is not None)
         threading.Thread(target=_warm_up, args=(bundle,), daemon=True).start()

@@ -33,16 +33,21 @@ LISTING = "conversation.json"
 MAX_BYTES = 200_000_000
 
 
+def check_begun(conversation: Conversation) -> None:
+    """Raises TresseError for an empty story."""
+    if not conversation.turns:
+        raise TresseError("there is nothing to download yet: begin a story first")
+
+
 def whole(conversation: Conversation, sample_rate: int) -> np.ndarray:
     """Prompts and chosen replies one after the other: float32 [samples]. Raises TresseError for an empty story."""
+    check_begun(conversation)
     gap = np.zeros(round(GAP * sample_rate), np.float32)
     parts: list[np.ndarray] = []
     for turn in conversation.turns:
         parts += [resample(turn.waveform, turn.rate, sample_rate), gap]
         if turn.chosen < len(turn.replies):
             parts += [turn.replies[turn.chosen].waveform, gap]
-    if not parts:
-        raise TresseError("there is nothing to download yet: begin a story first")
     return np.concatenate(parts[:-1])
 
 

@@ -46,14 +46,15 @@ class Benchmark:
 
     def _make(self) -> list[dict[str, Any]]:
         try:
+            from train.evaluate.cloze.items import items_for
             from train.speech.voices import SAMPLE_RATE, Voices, speak
-            from train.stories.cloze_items import make_items
         except ImportError as error:
             raise TresseError("benchmark items need the extra train: pip install 'tresse[train]'") from error
-        voices, bundle = Voices.load(), self.bundle
+        bundle = self.bundle
+        voices = Voices.of(bundle.info, bundle.languages)
         made: list[dict[str, Any]] = []
-        items = list(make_items(SEED, max(1, COUNT // 2), "test"))
-        told = [language for language in bundle.languages if language in items[0].context]
+        items = items_for(bundle.languages, max(1, COUNT // 2), SEED)
+        told = [language for language in bundle.languages if items and language in items[0].context]
         pairs = [(first, second) for first in told for second in told]
         if not pairs:
             raise TresseError(f"there are no benchmark items in the languages {', '.join(bundle.languages)}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from demo.commands import bench as speed
 from demo.commands import make, measure, talk
 from demo.ending import ending_when_asked
 from slm.errors import TresseError, complain, machine_fault
@@ -52,11 +53,14 @@ evaluate.command("voices")(measure.voices_command)
 evaluate.command("all")(measure.all_command)
 app.add_typer(evaluate, name="eval")
 bench = typer.Typer(help="Measure speed against the plain way, in one process.", no_args_is_help=True)
-bench.command("prepare")(measure.bench_prepare_command)
-bench.command("cloze")(measure.bench_cloze_command)
-bench.command("train")(measure.bench_train_command)
-bench.command("vocoder")(measure.bench_vocoder_command)
-bench.command("continue")(measure.bench_continue_command)
+bench.command("prepare")(speed.prepare_command)
+bench.command("cloze")(speed.cloze_command)
+bench.command("train")(speed.train_command)
+bench.command("loader")(speed.loader_command)
+bench.command("vocoder")(speed.vocoder_command)
+bench.command("continue")(speed.continue_command)
+bench.command("turns")(speed.turns_command)
+bench.command("serve")(speed.serve_command)
 app.add_typer(bench, name="bench")
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from slm.bundle import Bundle
     from slm.continuation import Prompt, Sentence
     from slm.speaking import Chunk
+    from slm.transcribe import Segment
 
 MAX_SEED = 2**31 - 1
 SAME, BOTH, BRAIDED = "same", "both", "braided"
@@ -81,10 +82,16 @@ def new_seed() -> int:
     return secrets.randbelow(1_000_000)
 
 
+def one_line_of(written: tuple[Segment, ...]) -> str:
+    """The words of segments, on one line."""
+    return " ".join(segment.text for segment in written if segment.text)
+
+
 @dataclass
 class Reply:
     """A reply and its figures. waveform float32 [samples] at sample_rate Hz; sentences: what of it belongs to the story;
-    first_audio, wall: s since the prompt ended; stopped: somebody did not want to hear the rest."""
+    first_audio, wall: s since the prompt ended (hands-free: since the turn was judged to be over), and s of work; stopped:
+    somebody did not want to hear the rest; written: what a recogniser understood."""
 
     languages: tuple[str, ...]
     seed: int
@@ -94,7 +101,12 @@ class Reply:
     first_audio: float
     wall: float
     stopped: bool = False
-    transcript: str = ""
+    written: tuple[Segment, ...] = ()
+
+    @property
+    def transcript(self) -> str:
+        """What a recogniser understood, on one line."""
+        return one_line_of(self.written)
 
     @property
     def seconds(self) -> float:
@@ -145,7 +157,8 @@ class Reply:
 
 @dataclass
 class Turn:
-    """What was said (float32 [samples] at `rate` Hz, and as units), the settings, and the replies to it."""
+    """What was said (float32 [samples] at `rate` Hz, and as units), the settings, the replies to it, and what a
+    recogniser understood."""
 
     waveform: np.ndarray
     rate: int
@@ -153,7 +166,12 @@ class Turn:
     settings: Settings
     replies: list[Reply] = field(default_factory=list)
     chosen: int = 0
-    transcript: str = ""
+    written: tuple[Segment, ...] = ()
+
+    @property
+    def transcript(self) -> str:
+        """What a recogniser understood, on one line."""
+        return one_line_of(self.written)
 
     @property
     def added(self) -> list[Sentence]:

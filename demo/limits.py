@@ -34,10 +34,18 @@ MAX_TOGETHER = 400_000_000
 """Bytes of all requests that are on their way."""
 MAX_KEPT, KEPT_SECONDS = 4_000_000_000, 7200.0
 """Bytes that programs may upload in so many s: Gradio deletes them later."""
+MAX_EVENT = 2_000_000
+"""Characters of one event of a socket: half a minute of sound."""
+MAX_SOCKETS = 200
+IDLE_SECONDS = 900.0
+"""s without an event after which a socket is closed."""
+TOO_LARGE, TOO_BUSY, IDLE = 1009, 1013, 1001
+"""Why a socket is closed."""
 LONGEST_PATH = 4000
 STALLED_SECONDS = 30.0
 """s without a byte after which a sender is let go."""
 OURS = re.compile(r"/tresse/(.*)$")
+SOCKET = re.compile(r"/v1/realtime$")
 GRADIOS = re.compile(r"/gradio_api/(.*?)/?$")
 CLOSED = re.compile(r"/(gradio_api/)?(proxy=|monitoring|vibe|dev/|profiling|deep_link|run-history|component_server)")
 """Addresses of Gradio that nobody here needs."""
@@ -50,10 +58,15 @@ class Limits:
         self.app = app
         self.together = 0
         """Bytes of the requests that are on their way."""
+        self.sockets = 0
+        """Sockets that are open."""
         self._kept: deque[tuple[float, int]] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 4xx with one line to what is too much, too slow or unreadable."""
+        if scope["type"] == "websocket":
+            await self._socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -82,6 +95,39 @@ class Limits:
             await JSONResponse({"problem": str(refused)}, refused.status)(scope, receive, sending)
         finally:
             self.together -= body.taken
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A socket, where there is one at this address and not too many are open; it is closed when it is too much."""
+        if not SOCKET.search(scope["path"]):
+            await JSONResponse({"problem": "there is nothing at this address"}, 404)(scope, receive, send)
+            return
+        if self.sockets >= MAX_SOCKETS:
+            problem = "too many programs are here: please try again in a minute"
+            await JSONResponse({"problem": problem}, 503)(scope, receive, send)
+            return
+        size = 0
+
+        async def receiving() -> Message:
+            nonlocal size
+            self.together, size = self.together - size, 0  # the event before was dealt with
+            try:
+                message = await asyncio.wait_for(receive(), IDLE_SECONDS)
+            except TimeoutError:
+                return await _close(send, IDLE, f"nothing came for {IDLE_SECONDS:.0f} s")
+            size = len(message.get("text") or message.get("bytes") or "")
+            self.together += size
+            if size > MAX_EVENT:
+                return await _close(send, TOO_LARGE, f"an event is larger than {MAX_EVENT / 1e6:.3g} MB")
+            if self.together > MAX_TOGETHER:
+                return await _close(send, TOO_BUSY, "too much is on its way: try again in a minute")
+            return message
+
+        self.sockets += 1
+        try:
+            await self.app(scope, receiving, send)
+        finally:
+            self.sockets -= 1
+            self.together -= size
 
     async def _checked(self, scope: Scope, body: _Body) -> Receive:
         """Where the application reads the body from, after its form was looked at where it is small."""
@@ -174,10 +220,16 @@ class _Body:
         return receive
 
 
+async def _close(send: Send, code: int, reason: str) -> Message:
+    """Close a socket; what the application is told."""
+    await send({"type": "websocket.close", "code": code, "reason": reason})
+    return {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
 def _most(path: str) -> int:
     """Bytes that a request to this address may have."""
     ours = OURS.search(path)
-    if ours and ours[1] in ("upload", "hear"):
+    if ours and ours[1] in ("upload", "hear", "voice"):
         return MAX_UPLOAD if ours[1] == "upload" else MAX_PIECE
     named = GRADIOS.search(path)
     return MAX_UPLOAD + AROUND_A_FILE if named and named[1] == "upload" else MAX_FORM

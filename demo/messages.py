@@ -11,6 +11,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy as np
 from demo.conversation import BOTH, Reply, Turn
 
 if TYPE_CHECKING:
+    from slm.continuation import Prompt
     from slm.speaking import Chunk
 
 HEARTBEAT = bytes(8)
@@ -32,6 +34,12 @@ def encode(kind: str, audio: bytes = b"", **values: Any) -> bytes:
     """A message of this type: the values as JSON, then the sound."""
     text = json.dumps({"type": kind, **values}, ensure_ascii=False).encode()
     return struct.pack("<II", len(text), len(audio)) + text + audio
+
+
+def decode(message: bytes) -> tuple[dict[str, Any], bytes]:
+    """What `encode` made a message of: the values with their "type", and the sound."""
+    text, _ = struct.unpack_from("<II", message)
+    return json.loads(message[8 : 8 + text]), message[8 + text :]
 
 
 def reply_key(turn: int, part: int | str) -> dict[str, Any]:
@@ -52,6 +60,11 @@ def reply_facts(reply: Reply) -> dict[str, Any]:
     }
 
 
+def voice_facts(prompt: Prompt) -> dict[str, Any]:
+    """How a prompt was recorded (`slm.voice_check.Voice`, null where that is not known), and the name of what would help."""
+    return {"voice": prompt.voice and asdict(prompt.voice), "advice": prompt.advice}
+
+
 def prompt_facts(turn: Turn, sample_rate: int) -> dict[str, Any]:
     """What was said in a turn; sample_rate: Hz of the replies."""
     prompt = turn.prompt
@@ -62,6 +75,7 @@ def prompt_facts(turn: Turn, sample_rate: int) -> dict[str, Any]:
     return {
         "language": prompt.language,
         "in_domain": prompt.in_domain,
+        **voice_facts(prompt),
         "seconds": round(prompt.seconds, 3),
         "rate": sample_rate,
         "sentences": sentences,

@@ -1,12 +1,14 @@
 """One user and password for everything that is served (`tresse demo --auth`), by HTTP Basic authentication.
 
 Browsers ask for it and remember it; programs send it with every request. It is readable on the line: end TLS in front.
+Wrong ones are counted by address (`demo.guesses`).
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import math
 import secrets
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from demo.guesses import Guesses
 from slm.errors import TresseError
 
 OPEN = ("/gradio_api/startup-events",)
@@ -22,29 +25,42 @@ LONGEST_FILE = 10_000
 
 
 class Password:
-    """ASGI middleware. account: user and password."""
+    """ASGI middleware. account: user and password. guesses: what counts the wrong ones."""
 
-    def __init__(self, app: ASGIApp, account: tuple[str, str]) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, account: tuple[str, str], guesses: Guesses | None = None) -> None:
+        self.app, self.guesses = app, Guesses() if guesses is None else guesses
         self._expected = ":".join(account).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 401 to whoever does not know the password."""
-        asks = scope["type"] in ("http", "websocket") and scope["path"] not in OPEN
-        if asks and not self._knows(Headers(scope=scope).get("authorization", "")):
-            ask = {"WWW-Authenticate": 'Basic realm="Tresse", charset="UTF-8"'}
-            answer = JSONResponse({"problem": "this page asks for a user and a password"}, 401, ask)
-            await answer(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+        """Answer 401 to whoever does not know the password, and 429 to addresses that guessed too often."""
+        refusal = None
+        if scope["type"] in ("http", "websocket") and scope["path"] not in OPEN:
+            client = scope.get("client")
+            refusal = self._refusal(Headers(scope=scope).get("authorization", ""), client[0] if client else "")
+        await (refusal or self.app)(scope, receive, send)
 
-    def _knows(self, header: str) -> bool:
-        scheme, _, given = header.partition(" ")
-        try:
-            said = base64.b64decode(given.strip(), validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        return scheme.lower() == "basic" and secrets.compare_digest(said, self._expected)
+    def _refusal(self, header: str, address: str) -> JSONResponse | None:
+        """The answer to a request without the password; None: it has it."""
+        if header and (seconds := self.guesses.wait(address)):  # the right one as well: a guess learns nothing
+            minutes = math.ceil(seconds / 60)
+            problem = f"too many wrong passwords came from your address: try again in {minutes} min"
+            return JSONResponse({"problem": problem}, 429, {"Retry-After": str(math.ceil(seconds))})
+        said = _said(header)
+        if said is not None:
+            if secrets.compare_digest(said, self._expected):
+                return None
+            self.guesses.wrong(address, said)
+        ask = {"WWW-Authenticate": 'Basic realm="Tresse", charset="UTF-8"'}
+        return JSONResponse({"problem": "this page asks for a user and a password"}, 401, ask)
+
+
+def _said(header: str) -> bytes | None:
+    """User and password of an Authorization header; None where it holds none."""
+    scheme, _, given = header.partition(" ")
+    try:
+        return base64.b64decode(given.strip(), validate=True) if scheme.lower() == "basic" else None
+    except (binascii.Error, ValueError):
+        return None
 
 
 def account(given: str) -> tuple[str, str]:

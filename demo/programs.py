@@ -7,7 +7,7 @@
     files, report = tresse.predict(handle_file("more.wav"), target="both", api_name="/continue_story")
     print(report["replies"][0]["seconds"], files)           # a WAV for each reply
     print(tresse.predict(api_name="/undo_turn"))            # how many turns the story has now
-    zipped = tresse.predict("zip", api_name="/save_story")  # wav, flac or zip
+    zipped = tresse.predict("zip", api_name="/save_story")  # or wav, flac, srt, vtt, html
     tresse.predict(api_name="/new_story")
 
 `GET /tresse/health` says whether the server lives and how busy it is.
@@ -30,7 +30,9 @@ import gradio as gr
 
 from demo import archive
 from demo.conversation import SAME, Conversation, Settings, Speaking, Turn
-from demo.sessions import Service
+from demo.exports import WRITTEN, export
+from demo.messages import voice_facts
+from demo.service import Service
 from demo.waiting_line import Left
 from slm.audio import read_audio, write_wav
 from slm.errors import TresseError, writing
@@ -164,7 +166,7 @@ class Programs:
         replies = [{key: value for key, value in reply.items() if key != "sentences"} for reply in described]
         used, limit, forgotten = bundle.context_use(conversation.story, settings.max_seconds)
         context = {"used": used, "limit": limit, "forgotten": forgotten}
-        said = {"language": spoken.language, "in_domain": spoken.in_domain}
+        said = {"language": spoken.language, "in_domain": spoken.in_domain, **voice_facts(spoken)}
         return files, {"turn": number + 1, **said, "replies": replies, "context": context}
 
     def undo_turn(self, request: gr.Request) -> int:
@@ -180,20 +182,15 @@ class Programs:
             return 0
 
     def save_story(self, form: str, request: gr.Request) -> str:
-        """The conversation as one file: wav, flac or zip."""
-        bundle = self.service.bundle
+        """The conversation as one file, in one of `demo.exports.FORMS`."""
         try:
             with self.story(request) as conversation:
-                if form == "zip":
-                    data = archive.pack(conversation, bundle)
-                elif form in ("wav", "flac"):
-                    sound = archive.whole(conversation, bundle.sample_rate)
-                    data = archive.sound_bytes(sound, bundle.sample_rate, form)
-                else:
-                    raise TresseError(f"a story comes as wav, flac or zip, not as {form}")
-            path = self._path(f"tresse-story.{form}")
+                if form in WRITTEN:
+                    self.service.transcripts.complete(conversation)
+                made = export(conversation, self.service.bundle, form)
+            path = self._path(made.name)
             with writing(path):
-                path.write_bytes(data)
+                path.write_bytes(made.data)
         except TresseError as error:
             raise self._shown(error) from error
         return str(path)

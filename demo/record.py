@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from demo.messages import voice_facts
 from demo.prompts import (
     MANIFEST,
     PARTS,
@@ -66,6 +67,7 @@ def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
         "prompt_seconds": round(prompt.seconds, 3),
         "prompt_language": prompt.language or None,
         "prompt_in_domain": prompt.in_domain,
+        **{f"prompt_{name}": value for name, value in voice_facts(prompt).items()},
     }
 
 

@@ -1,5 +1,7 @@
 """Turns kept on disk, only where the user named a folder: one sub-folder a turn, which appears complete or not at all.
 
+Which of them are whose is known to the sessions alone (`demo.sessions`), and not written down.
+
 DIR/20261121-142530-fr-1a2b3c/  prompt.wav  reply-1-fr.wav  turn.json
 """
 
@@ -11,6 +13,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from demo.conversation import Turn
 from slm.audio import write_wav
 from slm.errors import TresseError, writing
 
-NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]+-[0-9a-f]{6}")
+MOST = 200
+"""Turns that a session can list and fetch: its latest."""
 FILE = re.compile(r"(prompt|reply-\d+-[A-Za-z0-9_-]+)\.wav")
 
 
@@ -74,27 +78,22 @@ def _write(folder: Path, turn: Turn, files: list[str], description: dict[str, An
     (folder / "turn.json").write_text(text + "\n", encoding="utf-8")
 
 
-def listing(folder: Path, language: str | None = None, limit: int = 200) -> list[dict[str, Any]]:
-    """The latest turns kept, newest first; language: those in which somebody spoke it. Damaged ones are left out."""
+def listing(folder: Path, kept: Iterable[str], language: str | None = None) -> list[dict[str, Any]]:
+    """The turns in the sub-folders `kept`, the last of them first; language: those in which somebody spoke it. Damaged
+    ones are left out."""
     turns: list[dict[str, Any]] = []
-    for path in sorted(folder.iterdir(), reverse=True):
-        if not NAME.fullmatch(path.name):
-            continue
+    for name in reversed(list(kept)):
         try:
-            turn = json.loads((path / "turn.json").read_text(encoding="utf-8"))
+            turn = json.loads((folder / name / "turn.json").read_text(encoding="utf-8"))
             prompt, replies = turn["prompt"], turn["replies"]
             spoken = {prompt["language"], *(code for reply in replies for code in reply["languages"])}
             if language and language not in spoken:
                 continue
             parts = [{"file": prompt["file"], "languages": [prompt["language"]], **_shown(prompt)}]
             parts += [{"file": reply["file"], "languages": reply["languages"], **_shown(reply)} for reply in replies]
-            turns.append(
-                {"name": path.name, "conversation": turn["conversation"], "turn": turn["turn"], "parts": parts}
-            )
+            turns.append({"name": name, "conversation": turn["conversation"], "turn": turn["turn"], "parts": parts})
         except (OSError, ValueError, KeyError, TypeError):
             continue
-        if len(turns) >= limit:
-            break
     return turns
 
 
@@ -102,9 +101,9 @@ def _shown(part: dict[str, Any]) -> dict[str, Any]:
     return {"seconds": part["seconds"], "text": part.get("transcript", "")}
 
 
-def file_of(folder: Path, name: str, file: str) -> Path:
-    """The path of one recording. Raises TresseError where there is no such file."""
+def file_of(folder: Path, kept: Iterable[str], name: str, file: str) -> Path:
+    """The path of one recording in the sub-folders `kept`. Raises TresseError where there is no such file in them."""
     path = folder / name / file
-    if not NAME.fullmatch(name) or not FILE.fullmatch(file) or not path.is_file():
+    if name not in kept or not FILE.fullmatch(file) or not path.is_file():
         raise TresseError("there is no such recording: reload the page")
     return path

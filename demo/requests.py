@@ -11,6 +11,7 @@ from demo.conversation import MAX_SEED, SAME, Settings
 from slm.errors import TresseError
 from slm.schema import first_problem
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P
+from slm.turn_ends import PATIENCE, PatienceName
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -44,7 +45,8 @@ class Nothing(_Asked):
 
 
 class SettingsAsked(_Asked):
-    """How to go on, from the page's fields: numbers may be written as text."""
+    """How to go on, from the page's fields: numbers may be written as text. patience: how soon a pause is taken for the end
+    of a turn, hands-free."""
 
     target: Text = SAME
     seed: Annotated[Seed | None, BeforeValidator(_none_of_nothing)] = None
@@ -52,6 +54,7 @@ class SettingsAsked(_Asked):
     top_p: float = TOP_P
     max_seconds: float = MAX_SECONDS
     speaker: Annotated[Text | None, BeforeValidator(_none_of_nothing)] = None
+    patience: PatienceName = PATIENCE
 
     def settings(self) -> Settings:
         """The same, for a conversation."""
@@ -108,9 +111,10 @@ class Sound(_Asked):
 
 
 class Story(_Asked):
-    """The form of a story."""
+    """The form of a story, one of `demo.exports.FORMS`, and the language of the page."""
 
-    form: Literal["wav", "flac", "zip"] = "wav"
+    form: Literal["wav", "flac", "zip", "srt", "vtt", "html"] = "wav"
+    interface: Text = "en"
 
 
 class UploadedFile(_Asked):

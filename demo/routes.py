@@ -1,5 +1,7 @@
-"""The addresses that the page talks to, all below /tresse. Messages from the server come over one long answer (`listen`);
-what the page says goes in short requests, one after the other, so that no proxy needs to know more than HTTP.
+"""The addresses that the page talks to, all below /tresse, and the socket for programs (`demo.realtime`).
+
+Messages to the page come over one long answer (`listen`); what the page says goes in short requests, one after the other, so
+that no proxy needs to know more than HTTP.
 """
 
 from __future__ import annotations
@@ -9,19 +11,23 @@ import logging
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
 from demo import archive, recordings
 from demo.benchmark import Benchmark
-from demo.messages import GOODBYE, HEARTBEAT, outbox
+from demo.dialogue import Dialogue, Dialogues
+from demo.exports import export
+from demo.messages import GOODBYE, HEARTBEAT, outbox, voice_facts
+from demo.realtime.socket import PATH, Realtime
 from demo.requests import ACTIONS, Listen, Piece, Refused, Sound, Story, read
-from demo.sessions import UNEXPECTED, Service, Session
+from demo.service import Service
+from demo.sessions import UNEXPECTED, Session
 from slm.audio import read_audio
 from slm.errors import MENDS, TresseError, machine_fault
 
@@ -35,6 +41,8 @@ HEARTBEAT_SECONDS = 3.0
 """s after which something is sent to a silent page, so that proxies keep the line open, and the page knows that it is."""
 
 PLOTS = {".png", ".svg"}
+PRIVATE = {"Cache-Control": "no-store"}
+"""For what one session alone may have."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -46,6 +54,9 @@ def routes(service: Service) -> list[BaseRoute]:
         ("health", pages.health, "GET"),
         ("listen", pages.listen, "GET"),
         ("hear", pages.hear, "POST"),
+        ("voice", pages.voice, "POST"),
+        ("dialogue/{language}.flac", pages.dialogue_sound, "GET"),
+        ("dialogue/{language}", pages.dialogue, "GET"),
         ("do/{action}", pages.do, "POST"),
         ("upload", pages.upload, "POST"),
         ("example/{number:int}", pages.example, "POST"),
@@ -60,6 +71,7 @@ def routes(service: Service) -> list[BaseRoute]:
     ]
     return [
         *(Route(f"/tresse/{path}", kindly(handler), methods=[method]) for path, handler, method in handlers),
+        WebSocketRoute(PATH, Realtime(service).connect),
         Mount("/tresse/web", StaticFiles(directory=WEB)),
     ]
 
@@ -88,6 +100,7 @@ class Pages:
     def __init__(self, service: Service) -> None:
         self.service = service
         self._benchmark = Benchmark(service.bundle)
+        self._dialogues = Dialogues(service)
 
     def _session(self, request: Request) -> Session:
         return self.service.session(_asked(request))
@@ -134,11 +147,30 @@ class Pages:
     async def hear(self, request: Request) -> Response:
         """A piece of what the microphone hears: 16-bit samples at `rate` Hz."""
         session, piece = self._session(request), read(Piece, dict(request.query_params))
-        data = await request.body()
-        samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
+        samples = _samples(await request.body())
         flags = (piece.free is not None, piece.first is not None, piece.last is not None)
         await session.commands.run(session.hear, samples, piece.rate, *flags)
         return Response(status_code=204)
+
+    async def voice(self, request: Request) -> Response:
+        """What the model would make of a voice: 16-bit samples at `rate` Hz, of which nothing is kept."""
+        session, rate = self._session(request), read(Piece, dict(request.query_params)).rate
+        samples = _samples(await request.body())
+        prompt = await session.commands.run(self.service.bundle.prompt, samples, rate)
+        known = {"language": prompt.language, "in_domain": prompt.in_domain, **voice_facts(prompt)}
+        return JSONResponse(known, headers=PRIVATE)
+
+    async def _dialogue(self, request: Request) -> Dialogue:
+        session, language = self._session(request), request.path_params["language"]
+        return await session.commands.run(self._dialogues.get, language)
+
+    async def dialogue(self, request: Request) -> Response:
+        """Who says what in the example dialogue that begins in a language."""
+        return JSONResponse({"parts": (await self._dialogue(request)).parts})
+
+    async def dialogue_sound(self, request: Request) -> Response:
+        """Its sound."""
+        return Response((await self._dialogue(request)).sound, media_type="audio/flac")
 
     async def do(self, request: Request) -> Response:
         """An action of the page, by name."""
@@ -195,16 +227,11 @@ class Pages:
         return _download(await asyncio.to_thread(archive.sound_bytes, waveform, rate), "audio/wav", name)
 
     async def story(self, request: Request) -> Response:
-        """The whole story, as WAV, FLAC or ZIP."""
-        session, form = self._session(request), read(Story, dict(request.query_params)).form
-        rate = self.service.bundle.sample_rate
-        if form == "zip":
-            data = await asyncio.to_thread(archive.pack, session.conversation, self.service.bundle)
-            return _download(data, "application/zip", "tresse-story.zip")
-        data = await asyncio.to_thread(
-            lambda: archive.sound_bytes(archive.whole(session.conversation, rate), rate, form)
-        )
-        return _download(data, f"audio/{form}", f"tresse-story.{form}")
+        """The whole story, in one of `demo.exports.FORMS`."""
+        session, asked = self._session(request), read(Story, dict(request.query_params))
+        story, bundle = session.conversation, self.service.bundle
+        made = await asyncio.to_thread(export, story, bundle, asked.form, asked.interface)
+        return _download(made.data, made.media_type, made.name)
 
     async def plot(self, request: Request) -> Response:
         """A picture of the evaluation."""
@@ -229,13 +256,21 @@ class Pages:
         return self.service.folder
 
     async def recordings(self, request: Request) -> Response:
-        """The turns that were kept."""
-        language = request.query_params.get("language")
-        return JSONResponse(await asyncio.to_thread(recordings.listing, self._folder(), language))
+        """The session's turns that were kept; nobody else's."""
+        folder, session, language = self._folder(), self._session(request), request.query_params.get("language")
+        listed = await asyncio.to_thread(recordings.listing, folder, tuple(session.kept), language)
+        return JSONResponse(listed, headers=PRIVATE)
 
     async def recording(self, request: Request) -> Response:
-        """A file of a turn that was kept."""
-        return FileResponse(recordings.file_of(self._folder(), **request.path_params))
+        """A file of a turn that was kept of the session."""
+        folder, session = self._folder(), self._session(request)
+        path = recordings.file_of(folder, tuple(session.kept), **request.path_params)
+        return FileResponse(path, headers=PRIVATE)
+
+
+def _samples(data: bytes) -> np.ndarray:
+    """16-bit little-endian samples -> float32 [n]."""
+    return np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
 
 
 def _asked(request: Request) -> str:
@@ -249,5 +284,5 @@ def plots(bundle: Bundle) -> dict[str, Path]:
 
 
 def _download(data: bytes, media_type: str, name: str) -> Response:
-    headers: dict[str, Any] = {"Content-Disposition": f'inline; filename="{name}"', "Cache-Control": "no-store"}
+    headers = {"Content-Disposition": f'inline; filename="{name}"', **PRIVATE}
     return Response(data, media_type=media_type, headers=headers)

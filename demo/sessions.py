@@ -1,7 +1,7 @@
 """A session: one open page with its story, its microphone, the reply under way, and the messages that go to it.
 
 Everything that takes time runs in threads; messages are handed to the event loop that writes them to the browser. A page
-that is closed ends its work at once and is forgotten KEEP_SECONDS later, so that a lost connection does not cost the story.
+that is closed ends its work at once and is forgotten some minutes later, so that a lost connection does not cost the story.
 """
 
 from __future__ import annotations
@@ -11,33 +11,32 @@ import logging
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel
 
 from demo import messages, recordings
+from demo.anticipation import Anticipated, Asked, ReadPrompt
 from demo.conversation import Conversation, Settings, Speaking, Turn
-from demo.microphone import Microphone, ReadPrompt
+from demo.microphone import Microphone
 from demo.requests import Choose, Nothing, SettingsAsked, Stop
-from demo.transcripts import LiveTranscript, Transcripts
-from demo.waiting_line import BUSY, Commands, Left, WaitingLine
+from demo.transcripts import LiveTranscript, Report, Words
+from demo.waiting_line import BUSY, Commands, Left
 from slm.errors import TresseError
 from slm.settings import ReplySettings
+from slm.turn_ends import PATIENCE, PatienceName, rule_of
 
 if TYPE_CHECKING:
-    from slm.bundle import Bundle
+    from demo.service import Service
+    from slm.continuation import Prompt
     from slm.speaking import Chunk
 
 log = logging.getLogger(__name__)
 
-KEEP_SECONDS = 900.0
-"""s that the story of a closed page is kept."""
-MAX_SESSIONS = 1000
-NEW_A_MINUTE = 120
-"""New sessions of one address in a minute: many people may share one."""
 MESSAGE_INTERVAL = 0.06
 """s between two messages of sound: a reply that is made faster than it sounds costs few, larger ones."""
 END_SECONDS = 10.0
@@ -47,78 +46,19 @@ UNEXPECTED = "something went wrong here, not on your side: please try again; the
 UNKNOWN = "I know only those of the buttons, and may have misunderstood"
 
 
-class Service:
-    """What all sessions share: the bundle, the waiting line (`places` replies at once), the recogniser, and the folder of
-    recordings."""
-
-    def __init__(
-        self, bundle: Bundle, places: int, folder: Path | None = None, transcripts: Transcripts | None = None
-    ) -> None:
-        self.bundle, self.folder, self.transcripts = bundle, folder, transcripts or Transcripts()
-        self.waiting_line = WaitingLine(places)
-        self.stopping = threading.Event()
-        self._sessions: dict[str, Session] = {}
-        self._asked: dict[str, list[float]] = {}
-        """By address, when it asked for new sessions in the last minute."""
-        self._lock = threading.Lock()
-
-    def session(self, name: str) -> Session:
-        """The session of this name. Raises TresseError where the server gave out none of that name, or has forgotten it."""
-        with self._lock:
-            self._forget(MAX_SESSIONS)
-            if name not in self._sessions:
-                raise TresseError("the page has lost its session: reload it")
-            return self._sessions[name]
-
-    def open_session(self, name: str, address: str) -> Session:
-        """The session of this name; where there is none a new one, under a name that the server draws.
-
-        address: of who asks. Raises TresseError where it asks for too many in a minute, or too many people are here.
-        """
-        with self._lock:
-            if name in self._sessions:
-                return self._sessions[name]
-            now = time.monotonic()
-            asked = [moment for moment in self._asked.get(address, []) if now - moment < 60.0]
-            if len(asked) >= NEW_A_MINUTE:
-                raise TresseError("too many new pages from your address: please try again in a minute")
-            self._forget(MAX_SESSIONS - 1)
-            if len(self._sessions) >= MAX_SESSIONS:
-                raise TresseError("too many people are here: please try again in a minute")
-            self._asked = {key: moments for key, moments in self._asked.items() if now - moments[-1] < 60.0}
-            self._asked[address] = [*asked, now]
-            drawn = secrets.token_hex(16)
-            self._sessions[drawn] = Session(drawn, self)
-            return self._sessions[drawn]
-
-    def _forget(self, most: int) -> None:
-        """Forget sessions whose page is closed: those closed for long, and of more than `most` the longest closed."""
-        now = time.monotonic()
-        closed = sorted((session.left, name) for name, session in self._sessions.items() if session.left is not None)
-        surplus = len(self._sessions) - most
-        for number, (left, name) in enumerate(closed):
-            if now - left > KEEP_SECONDS or number < surplus:
-                del self._sessions[name]
-
-    def sessions(self) -> list[Session]:
-        """All that are remembered."""
-        with self._lock:
-            self._forget(MAX_SESSIONS)
-            return list(self._sessions.values())
-
-    @property
-    def open_sessions(self) -> int:
-        """Sessions whose page is open now."""
-        return sum(session.left is None for session in list(self._sessions.values()))
-
-
 class Session:
     """See the module. Its methods may be called from any thread, one at a time."""
 
     def __init__(self, name: str, service: Service) -> None:
         self.name, self.service = name, service
+        self.label = secrets.token_hex(4)
+        """What its recordings say of it. The name lets whoever knows it in, and is written nowhere."""
+        self.kept: deque[str] = deque(maxlen=recordings.MOST)
+        """Its turns in the folder of recordings."""
         self.conversation = Conversation()
         self.settings = Settings()
+        self.patience: PatienceName = PATIENCE
+        """How soon a pause is taken for the end of a turn, hands-free."""
         self.left: float | None = time.monotonic()
         self._send: Callable[[bytes], None] | None = None
         self._page = ""
@@ -127,6 +67,8 @@ class Session:
         self._number: int | None = None
         """The turn under way, or the latest; None while it is being understood."""
         self._microphone: Microphone | None = None
+        self._anticipated: Anticipated | None = None
+        """What was said until the pause under way, and the reply to it."""
         self._lock = threading.RLock()
         self.commands = Commands()
         self._wire = threading.RLock()
@@ -160,10 +102,12 @@ class Session:
             if self._send == send:
                 self._send, self.left, self._microphone = None, time.monotonic(), None
                 self._stop.set()
+                self.withdraw()
 
     def hang_up(self) -> None:
         """The server ends the line to the browser, and the work for it."""
         self._stop.set()
+        self.withdraw()
         if (send := self._send) is not None:
             send(messages.GOODBYE)
 
@@ -195,6 +139,7 @@ class Session:
 
     def _do_settings(self, asked: SettingsAsked) -> None:
         self.settings = asked.settings().check(self.service.bundle)
+        self.patience = asked.patience
         self.tell_context()
 
     def _do_stop(self, asked: Stop) -> None:
@@ -238,20 +183,49 @@ class Session:
         """A piece of the microphone's sound: float32 [n] at `rate` Hz. Raises TresseError where it is too much."""
         with self._lock:
             if first or self._microphone is None:
+                self.withdraw()
                 self._microphone = Microphone(self, self.service.bundle, self.service.transcripts, rate, hands_free)
             microphone = self._microphone
             try:
-                microphone.push(samples)
+                microphone.push(samples, rule_of(self.patience))
                 if last:
                     self._microphone = None
+                    self.withdraw()
                     microphone.finish()
             except TresseError:
                 self._microphone = None
                 raise
 
+    def close_microphone(self) -> None:
+        """Forget what was heard and not answered."""
+        with self._lock:
+            self._microphone = None
+            self.withdraw()
+
     def interrupt(self) -> None:
         """Somebody speaks hands-free: the reply under way ends. What of it was heard the page says with `stop`."""
         self._stop.set()
+
+    def anticipate(self, read: ReadPrompt) -> Prompt | None:
+        """Somebody pauses hands-free: the prompt so far, None where it cannot be used. A reply to it is computed where that
+        keeps nobody waiting; nothing is changed or said before `answer` is called with the same `read`."""
+        self.withdraw()
+        asked = Asked(read, self.conversation.story, self.settings)
+        try:
+            spoken = read(asked.story)
+        except Left:
+            return None
+        line = self.service.waiting_line
+        with self._wire:
+            if self._send is not None:
+                self._anticipated = Anticipated(self.service.bundle, line, asked, spoken)
+        return spoken[2]
+
+    def withdraw(self) -> None:
+        """What was anticipated is not wanted."""
+        anticipated, self._anticipated = self._anticipated, None
+        if anticipated is not None:
+            anticipated.withdraw()
 
     def end_work(self) -> None:
         """Wait until the reply under way, if any, has ended. Raises TresseError where that takes too long."""
@@ -264,15 +238,26 @@ class Session:
     # ---- replying ---------------------------------------------------------------------------------------------------
 
     def answer(self, read: ReadPrompt, transcript: LiveTranscript | None = None, replaces: Turn | None = None) -> None:
-        """Understand a prompt and reply to it, in a thread of its own. read: called there with the story so far; replaces:
-        the last turn, where its prompt gets another reply. Raises TresseError where nobody listens."""
-        self.end_work()
-        with self._wire:
-            if self._send is None:
-                raise TresseError(NOBODY)
-            self._stop = stop = threading.Event()
+        """Understand a prompt and reply to it, in a thread of its own; with what was anticipated, where that is the same.
+        read: called there with the story so far; replaces: the last turn, where its prompt gets another reply. Raises
+        TresseError where nobody listens."""
+        anticipated, self._anticipated = self._anticipated, None
+        ready: Anticipated | None = None
+        try:
+            self.end_work()
+            asked = Asked(read, self.conversation.story, self.settings)
+            with self._wire:
+                if self._send is None:
+                    raise TresseError(NOBODY)
+                if anticipated is not None and anticipated.asked.understood_alike(asked):
+                    read = anticipated.read
+                    ready = anticipated if anticipated.claim(asked) else None
+                self._stop = stop = ready.stop if ready else threading.Event()
+        finally:
+            if anticipated is not None and ready is None:
+                anticipated.withdraw()
         self._number = None
-        arguments = (read, transcript, replaces, self.settings, stop, time.perf_counter())
+        arguments = (read, transcript, replaces, self.settings, stop, time.perf_counter(), ready)
         self._thread = threading.Thread(target=self._answer, args=arguments, daemon=True)
         self._thread.start()
 
@@ -284,6 +269,7 @@ class Session:
         settings: Settings,
         stop: threading.Event,
         started: float,
+        ready: Anticipated | None,
     ) -> None:
         service, conversation = self.service, self.conversation
         turn = None
@@ -310,10 +296,14 @@ class Session:
                 self.tell("queue", turn=number, position=position)
                 write_down()
 
-            with service.waiting_line.wait(stop, wait):
-                for part, asked in enumerate(settings.replies(service.bundle.languages, turn.prompt.language)):
+            spoken = turn.prompt.language
+            replies = ready.replies if ready else settings.replies(service.bundle.languages, spoken)
+            with nullcontext() if ready else service.waiting_line.wait(stop, wait):
+                for part, asked in enumerate(replies):
                     if not stop.is_set():
-                        self._speak(turn, number, part, asked, stop, started, write_down)
+                        plain = Speaking(service.bundle, turn.prompt, asked, stop, started)
+                        speaking = plain if ready is None or part else ready
+                        self._speak(turn, number, part, asked, speaking, stop, write_down)
             write_down()
             if not turn.replies and not stop.is_set():
                 self.tell("problem", turn=number, text="the model had nothing to add: try again, or begin differently")
@@ -327,6 +317,9 @@ class Session:
             log.exception("a turn failed")
             self.tell("problem", text=UNEXPECTED)
         finally:
+            if ready is not None:
+                ready.withdraw()
+                ready.give_back()
             if replaces is not None and turn is not None and not turn.replies:
                 conversation.turns[-1] = replaces  # it keeps the reply that it had
                 self.tell_story()
@@ -338,14 +331,13 @@ class Session:
         number: int,
         part: int,
         settings: ReplySettings,
+        speaking: Speaking | Anticipated,
         stop: threading.Event,
-        started: float,
         sounded: Callable[[], None],
     ) -> None:
         """One reply; sounded: called once its first sound is on its way."""
         bundle = self.service.bundle
         key, languages = messages.reply_key(number, part), settings.languages
-        speaking = Speaking(bundle, turn.prompt, settings, stop, started)
         known = languages[0] if bundle.tags and len(languages) == 1 else None
         transcript = self.service.transcripts.listen(bundle.sample_rate, self._reporter(turn, number, part), known)
         self.tell("speaking", **key, languages=languages, seed=settings.seed)
@@ -367,19 +359,23 @@ class Session:
                 transcript.finish()
             self.tell("done", **key, **messages.reply_facts(speaking.reply))
 
-    def _reporter(self, turn: Turn, number: int, part: int | str) -> Callable[[str, str | None], None]:
-        def report(text: str, language: str | None) -> None:
+    def _reporter(self, turn: Turn, number: int, part: int | str) -> Report:
+        def report(words: Words) -> None:
             if part == "prompt":
-                turn.transcript = text
-                if language and language not in self.service.bundle.languages:
-                    self.tell("problem", turn=number, text=f"that sounded like the language {language}: {UNKNOWN}")
+                turn.written = words.segments
+                if words.language and words.language not in self.service.bundle.languages:
+                    self.tell(
+                        "problem", turn=number, text=f"that sounded like the language {words.language}: {UNKNOWN}"
+                    )
             elif int(part) < len(turn.replies):
-                turn.replies[int(part)].transcript = text
-            self.tell("transcript", text=text, **messages.reply_key(number, part))
+                turn.replies[int(part)].written = words.segments
+            key = messages.reply_key(number, part)
+            self.tell("transcript", text=words.text, complete=words.complete, **key)
 
         return report
 
     def _record(self, turn: Turn, number: int) -> None:
         if (folder := self.service.folder) is not None and turn.replies:
-            kept = recordings.save(folder, turn, self.name[:8], number, self.service.bundle.info)
+            kept = recordings.save(folder, turn, self.label, number, self.service.bundle.info)
+            self.kept.append(kept.name)
             self.tell("saved", turn=number, name=kept.name)

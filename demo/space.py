@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from slm.bundle import Bundle
 
-PACKAGES = ("slm", "vocoder", "demo")
+PACKAGES = ("slm", "vocoder", "train", "demo")
 FRONT_MATTER = """---
 title: Tresse
 emoji: 🥨

@@ -6,7 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from demo.sessions import Service
+    from demo.service import Service
 
 TIDY_SECONDS = 5.0
 

@@ -9,22 +9,27 @@ import gradio as gr
 
 STYLE = (Path(__file__).with_name("web") / "style.css").read_text(encoding="utf-8")
 
-_STRANDS = """
+STRAND_COLOURS = ("#2b6f77", "#d9734e", "#e3b04b")
+STRANDS = """
 <path d="M8 2 C8 12 24 12 24 22 S8 32 8 42 24 52 24 62" stroke="{2}"/>
 <path d="M24 2 C24 12 8 12 8 22 S24 32 24 42 8 52 8 62" stroke="{1}"/>
 <path d="M16 2 C28 8 28 16 16 22 S4 36 16 42 28 56 16 62" stroke="{0}"/>
 """
 LOGO = (
     '<svg class="logo" viewBox="0 0 32 64" fill="none" stroke-width="5" stroke-linecap="round" aria-hidden="true">'
-    + _STRANDS.format("var(--strand-1)", "var(--strand-2)", "var(--strand-3)")
+    + STRANDS.format("var(--strand-1)", "var(--strand-2)", "var(--strand-3)")
     + "</svg>"
 )
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="-16 0 64 64" fill="none" stroke-width="7" stroke-linecap="round">'
-    + _STRANDS.format("#2b6f77", "#d9734e", "#e3b04b")
+    + STRANDS.format(*STRAND_COLOURS)
     + "</svg>"
 )
-HEAD = f'<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{quote(_ICON)}">'
+HEAD = f"""<link rel="icon" type="image/svg+xml" href="data:image/svg+xml,{quote(_ICON)}">
+<link rel="apple-touch-icon" href="tresse/web/icon-180.png">
+<meta name="theme-color" content="#faf7f2" media="(prefers-color-scheme: light)">
+<meta name="theme-color" content="#16181a" media="(prefers-color-scheme: dark)">
+"""
 
 _TEAL = gr.themes.Color(
     name="tresse",

@@ -3,29 +3,52 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from demo.conversation import Conversation, Reply, Turn, one_line_of
 from slm.audio import resample
+from slm.errors import TresseError
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
-    from slm.transcribe import Transcriber
+    from slm.transcribe import Segment, Transcriber
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[str, "str | None"], None]
-"""Called with all the text until now, and the language it is in; where the recogniser knows more languages than the bundle,
-that may be one that the bundle does not speak."""
+
+@dataclass(frozen=True)
+class Words:
+    """All that was understood until now. segments: in order, their times in s since the speech began; language: where the
+    recogniser knows more languages than the bundle, that may be one that the bundle does not speak; complete: nothing
+    follows."""
+
+    segments: tuple[Segment, ...]
+    language: str | None
+    complete: bool
+
+    @property
+    def text(self) -> str:
+        """All of it on one line."""
+        return one_line_of(self.segments)
+
+
+Report = Callable[[Words], None]
+"""Called as often as more is understood, and once when nothing follows."""
 SURE = 0.8
 """Probability from which a foreign language is believed."""
 LANGUAGE_SECONDS = 10.0
 """s of speech that decide the language."""
+COMPLETE_SECONDS = 60.0
+"""s that a story is waited for until it is written down."""
 
 
 class Transcripts:
@@ -67,6 +90,31 @@ class Transcripts:
             transcript.push(waveform)
             transcript.finish()
 
+    def complete(self, conversation: Conversation) -> None:
+        """Write down all prompts and replies of a story that are not yet, where there is a recogniser; wait for it.
+
+        Raises TresseError where that takes longer than COMPLETE_SECONDS.
+        """
+        done = threading.Semaphore(0)
+        asked = 0
+        for turn in conversation.turns:
+            sounds: list[tuple[Turn | Reply, np.ndarray, int]] = [(turn, turn.waveform, turn.rate)]
+            sounds += [(reply, reply.waveform, reply.sample_rate) for reply in turn.replies]
+            for part, waveform, rate in sounds:
+
+                def report(words: Words, part: Turn | Reply = part) -> None:
+                    part.written = words.segments
+                    if words.complete:
+                        done.release()
+
+                if self and not part.written:
+                    self.write_down(waveform, rate, report)
+                    asked += 1
+        deadline = time.monotonic() + COMPLETE_SECONDS
+        for _ in range(asked):
+            if not done.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                raise TresseError("the transcripts are not ready: ask again in a minute")
+
 
 class LiveTranscript:
     """The transcript of speech that is arriving: one prompt, or one reply."""
@@ -82,7 +130,8 @@ class LiveTranscript:
         self._stream = transcriber.stream(sample_rate, language)
         self._thread, self._report = thread, report
         self._transcriber, self._rate = transcriber, sample_rate
-        self._texts: list[str] = []
+        self._segments: list[Segment] = []
+        self._complete = False
         self._language: str | None = language
         self._asked = language is None
         self._beginning: list[np.ndarray] = []
@@ -90,13 +139,13 @@ class LiveTranscript:
     def redirect(self, report: Report) -> None:
         """Report to `report` from now on, and at once what was understood before."""
         self._report = report
-        if self._texts:
-            report(self.text, self._language)
+        if self._segments:
+            report(self.words)
 
     @property
-    def text(self) -> str:
-        """All that was understood."""
-        return " ".join(text for text in self._texts if text)
+    def words(self) -> Words:
+        """What was understood until now."""
+        return Words(tuple(self._segments), self._language, self._complete)
 
     def push(self, samples: np.ndarray) -> None:
         """float32 [n] more."""
@@ -117,14 +166,17 @@ class LiveTranscript:
             segments = self._stream.push(samples) if len(samples) else []
             segments += self._stream.finish() if last else []
             for segment in segments:
-                self._texts.append(segment.text)
+                self._segments.append(segment)
                 self._language = segment.language
             if last and self._asked:
                 self._language = self._foreign() or self._language
-            if segments or last:
-                self._report(self.text, self._language)
+            if segments and not last:
+                self._report(self.words)
         except Exception:  # a transcript is an extra: the conversation goes on without it
             log.exception("a transcript failed")
+        if last:
+            self._complete = True
+            self._report(self.words)
 
     def _foreign(self) -> str | None:
         """The language of the speech, where the recogniser is sure that it is none of the bundle's."""

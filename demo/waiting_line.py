@@ -7,10 +7,12 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from slm.errors import TresseError
 from slm.scheduling import Scheduler
+
+T = TypeVar("T")
 
 ARRIVAL = 0.0
 """Everybody is due at the same time: who came first goes first."""
@@ -44,6 +46,12 @@ class WaitingLine:
         """How many wait."""
         return self._scheduler.waiting
 
+    def spare(self) -> Callable[[], None] | None:
+        """A place that nobody waits for: what gives it back, from any thread and once; None where there is none."""
+        give_back = self._scheduler.spare()
+        self.taken += give_back is not None
+        return give_back
+
     @contextlib.contextmanager
     def wait(self, stop: threading.Event, report: Callable[[int], None] = lambda position: None) -> Iterator[None]:
         """Take a place. report: called with the position, 1 is next, as often as it changes.
@@ -73,8 +81,8 @@ class Commands:
     def __init__(self) -> None:
         self._turn, self._count = asyncio.Lock(), 0
 
-    async def run(self, command: Callable[..., None], *arguments: Any) -> None:
-        """Call it in a thread, when all that came before are done; those that wait hold no thread.
+    async def run(self, command: Callable[..., T], *arguments: Any) -> T:
+        """What it returns, called in a thread when all that came before are done; those that wait hold no thread.
 
         Raises TresseError where MAX_COMMANDS are here already, or as the command does.
         """
@@ -83,6 +91,6 @@ class Commands:
         self._count += 1
         try:
             async with self._turn:
-                await asyncio.to_thread(command, *arguments)
+                return await asyncio.to_thread(command, *arguments)
         finally:
             self._count -= 1

@@ -20,6 +20,8 @@ from slm.errors import TresseError, writing
 
 MIN_SECONDS = 0.3
 """Shorter than any word: nothing could be heard in it."""
+QUIETEST = 1e-4
+"""Largest amplitude of what counts as silent."""
 MARGIN = 0.02
 """s on either side of a piece that resampling looks at."""
 SUFFIXES = frozenset({".wav", ".wave", ".w64", ".rf64", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"})
@@ -65,7 +67,7 @@ def check_waveform(
     _check_length(seconds, max_seconds, name)
     if not np.isfinite(waveform).all():
         raise TresseError(f"{name} contains samples that are not numbers (NaN or infinity): export it again")
-    if float(np.abs(waveform).max()) < 1e-4:
+    if float(np.abs(waveform).max()) < QUIETEST:
         raise TresseError(f"no speech found in {name}: it is silent; check the microphone or the file")
     return np.ascontiguousarray(waveform, dtype=np.float32)
 

@@ -20,6 +20,7 @@ from slm.continuation import (
     Prompt,
     Sentence,
     continue_prompt,
+    ending,
     expected_tokens,
     fitting,
     kept_free,
@@ -179,6 +180,11 @@ class Bundle:
             lambda sentences, before: understand(sentences, self.engine, self.vocabulary, before, context=self.context),
         )
 
+    def ending(self, prompt: Prompt) -> float | None:
+        """Log-odds that a sentence ends with the last unit of the prompt; None where it is out of domain, and the language
+        model cannot tell."""
+        return ending(prompt, self.engine, self.vocabulary, context=self.context) if prompt.in_domain else None
+
     def reply(self, prompt: Prompt, settings: ReplySettings, started: float | None = None) -> Iterator[Chunk]:
         """`continue_speech` for a prompt that was understood already; `started`: time.perf_counter() when it was given.
 
@@ -237,6 +243,8 @@ def _find(path_or_hub_id: str | Path | None) -> Path:
     if path.exists():
         return path
     name = str(path_or_hub_id)
+    if not is_path(name) and (BUNDLES / name / "bundle.json").exists():
+        return BUNDLES / name
     if "/" in name and not is_path(name):
         from huggingface_hub import snapshot_download
 
@@ -246,7 +254,14 @@ def _find(path_or_hub_id: str | Path | None) -> Path:
             raise TresseError(
                 f"there is no folder {name}, and no bundle of that name on the hub can be reached"
             ) from error
-    raise TresseError(f"there is no bundle at {name}: give a folder that holds a bundle.json, or a hub id")
+    raise TresseError(
+        f"there is no bundle at {name}: give a folder that holds a bundle.json, a hub id, or a name ({_shipped()})"
+    )
+
+
+def _shipped() -> str:
+    """The names of the shipped bundles."""
+    return ", ".join(sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json")))
 
 
 def choose_device(device: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from slm.engines import Engine, Sampling
 from slm.settings import check_languages
 from slm.units import Units, UnitVocabulary
+from slm.voice_check import Voice
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,21 @@ class Sentence:
 class Prompt:
     """What was said: sentences of units, all in one language (or UNKNOWN), and the length of the recording in s; `before`:
     the story so far, where this is not its beginning; `in_domain`: whether it is like what the model learnt, see
-    `understand`."""
+    `understand`; `voice`: how it was recorded, where it was."""
 
     sentences: list[Units]
     language: str
     seconds: float
     before: tuple[Sentence, ...] = ()
     in_domain: bool = True
+    voice: Voice | None = None
+
+    @property
+    def advice(self) -> str:
+        """What would help the model to understand the speaker, a name of `slm.voice_check.ADVICE`; "" for nothing."""
+        if self.voice is None:
+            return "" if self.in_domain else "unfamiliar"
+        return self.voice.advice(self.in_domain)
 
     @property
     def said(self) -> tuple[Sentence, ...]:
@@ -103,6 +112,16 @@ def understand(
     scores = [logs[len(logs) - scored :] for logs in engine.score(asked)]
     best = int(np.argmax([logs.sum() for logs in scores]))
     return languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
+
+
+def ending(prompt: Prompt, engine: Engine, vocabulary: UnitVocabulary, *, context: int) -> float:
+    """Log-odds, under the language model, that the prompt's last sentence ends with its last unit: the story ends there, or
+    another sentence begins. context: tokens that the model can look back on; the latest LOOK_BACK of them are."""
+    tokens = [vocabulary.bos_id, *_flat(fitting(prompt.story, vocabulary, min(LOOK_BACK, context - 2)))]
+    ends = [vocabulary.eos_id, *(vocabulary.tag_ids.values() if vocabulary.tags else ())]
+    share = sum(math.exp(logs[-1]) for logs in engine.score([[*tokens, end] for end in ends]))
+    share = min(1 - 1e-6, max(1e-6, share))
+    return math.log(share / (1 - share))
 
 
 def fitting(story: Sequence[Sentence], vocabulary: UnitVocabulary, room: int) -> list[list[int]]:

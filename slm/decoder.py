@@ -18,6 +18,9 @@ import os
 import signal
 import socket
 import struct
+import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, BinaryIO
@@ -34,7 +37,10 @@ SLACK = 0.25
 FRAMES = 1 << 16
 """Frames decoded at a time."""
 MEMORY = 1_000_000_000
-"""Bytes of address space, the libraries included (where the system counts it)."""
+"""Bytes of address space, the libraries included (where the system counts it), and of memory beyond what the process began
+with: macOS knows no limit, so a thread watches it."""
+WATCH = 0.01
+"""s between two looks at the memory in use, while a recording is decoded."""
 CPU_SECONDS = 5.0
 """s of processor time that a recording may take, and one more for every SPEED s that are decoded of it."""
 SPEED = 20.0
@@ -66,12 +72,14 @@ def serve(descriptor: int) -> None:
 
     _load_everything()
     _confine()
+    decoding = _watch_memory()
     send(READY)
     while True:
         request, descriptors, _, _ = socket.recv_fds(connection, LIMIT.size, 1)
         if not request or not descriptors:
             return
         (limit,) = LIMIT.unpack(request)
+        decoding.set()
         signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)  # SIGPROF, which nobody catches, ends the process
         with os.fdopen(descriptors[0], "rb") as file:
             try:
@@ -80,6 +88,7 @@ def serve(descriptor: int) -> None:
             except Refused as error:
                 send(REFUSED, str(error).encode())
         signal.setitimer(signal.ITIMER_PROF, 0)
+        decoding.clear()
 
 
 def decode_file(file: BinaryIO, max_seconds: float | None, send: Send) -> None:
@@ -126,6 +135,29 @@ def _confine() -> None:
     ):
         with suppress(ValueError, OSError):  # not every system knows every limit
             resource.setrlimit(limit, (most, most))
+
+
+def _watch_memory() -> threading.Event:
+    """While the event that is returned is set, the process ends once it has taken more than MEMORY. FFmpeg and libsndfile
+    work without Python's lock, so that the thread runs beside them."""
+    decoding, most = threading.Event(), _most_memory() + MEMORY
+
+    def watch() -> None:
+        while decoding.wait():
+            if _most_memory() > most:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(WATCH)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return decoding
+
+
+def _most_memory() -> int:
+    """The most bytes of memory that this process has had."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 class _Sent:

@@ -66,9 +66,13 @@ def _draw(
     generator = np.random.Philox(np.random.SeedSequence([seed, epoch, sentence]))
     skip = first % 4  # Philox makes four numbers per counter value
     generator.advance(first // 4)
-    raw = generator.random_raw(skip + count)[skip:]
-    if weights is not None:
-        return np.searchsorted(weights.cumsum()[:-1], (raw >> np.uint64(11)) * 2.0**-53, side="right")
+    return choose_languages(generator.random_raw(skip + count)[skip:], languages, weights)
+
+
+def choose_languages(raw: np.ndarray, languages: int, shares: np.ndarray | None) -> np.ndarray:
+    """Random numbers uint64 [N] -> languages int64 [N] in 0..languages-1; shares: of each language, None: equal ones."""
+    if shares is not None:
+        return np.searchsorted(shares.cumsum()[:-1], (raw >> np.uint64(11)) * 2.0**-53, side="right")
     # the upper 32 bits scaled down: biased by at most languages / 2**32
     return ((raw >> np.uint64(32)) * np.uint64(languages) >> np.uint64(32)).astype(np.int64)
 

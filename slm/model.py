@@ -9,7 +9,6 @@ On disk it is a plain transformers folder with its tokenizer beside it; no code 
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ import torch
 from torch import nn
 
 from slm.errors import TresseError
-from slm.schema import read_model_config
+from slm.schema import read_json, read_model_config
 from slm.units.hub import is_path
 from slm.units.vocabulary import UnitVocabulary
 from slm.weights import load_pretrained
@@ -80,8 +79,8 @@ class ModelConfig:
             return replace(self, warm_start=None)
         from transformers import AutoConfig
 
-        check_architecture(folder)
         with reading_model(folder):
+            check_architecture(folder)
             text_model = AutoConfig.from_pretrained(
                 str(folder), local_files_only=True, trust_remote_code=False
             ).get_text_config()
@@ -140,8 +139,8 @@ def unit_model(source: str | Path) -> Path | None:
         )
     for folder in part_folders(source, "slm"):
         try:
-            settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            settings = read_json(folder / "tokenizer_config.json")
+        except TresseError:
             continue
         if isinstance(settings, dict) and "codebook_size" in settings:
             return folder

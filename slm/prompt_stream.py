@@ -5,6 +5,7 @@ The same samples, in chunks of any size or all at once, give the same prompt.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from slm.continuation import Prompt, Sentence
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, collapses
 from slm.voice_activity import SpeechStream, speech_segments
+from slm.voice_check import VoiceMeter
 
 Understand = Callable[[Sequence[Units], Sequence[Sentence]], tuple[str, bool]]
 """Sentences of a prompt and the story before it -> its language, and whether it is in domain; `continuation.understand`."""
@@ -30,7 +32,8 @@ class PromptStream:
         self._understand = understand
         self._resample = ResampleStream(sample_rate, encoder.sample_rate)
         self._stream = encoder.stream()
-        self._speech = SpeechStream(encoder.sample_rate)
+        self._meter = VoiceMeter()
+        self._speech = SpeechStream(encoder.sample_rate, meter=self._meter)
         self._parts: list[np.ndarray] = []
         self._frames: list[np.ndarray] = []
         self._samples = 0
@@ -49,9 +52,15 @@ class PromptStream:
         """More of the prompt -> the frames int64 [k] that are now certain. Raises TresseError where it gets too long."""
         self._parts.append(np.asarray(samples, np.float32))
         self._samples += len(samples)
+        self._meter.push(self._parts[-1])
         if self.seconds > self.max_seconds:
             raise TresseError(f"the prompt is longer than {self.max_seconds:.0f} s: say less at once")
         return self._encode(self._resample.push(self._parts[-1]))
+
+    def fork(self) -> PromptStream:
+        """Another stream in the same state: what is pushed into either, and finishing it, leaves the other as it is."""
+        shared = (self.encoder, *vars(self.encoder).values())  # networks and settings: they have no state of their own
+        return copy.deepcopy(self, {id(part): part for part in shared})
 
     def finish(self, before: Iterable[Sentence] = ()) -> Prompt:
         """The prompt. before: the story so far. Raises TresseError as `read` does."""
@@ -68,7 +77,9 @@ class PromptStream:
         waveform = check_waveform(waveform, self.sample_rate, self.max_seconds)
         resampled = resample(waveform, self.sample_rate, self.encoder.sample_rate)
         frames = self.encoder.encode(resampled, self.encoder.sample_rate).frames()
-        speech = speech_segments(resampled, self.encoder.sample_rate)
+        self._meter = VoiceMeter()
+        self._meter.push(waveform)
+        speech = speech_segments(resampled, self.encoder.sample_rate, self._meter)
         return self._prompt(speech, frames, len(waveform) / self.sample_rate, before)
 
     def _encode(self, resampled: np.ndarray) -> np.ndarray:
@@ -92,4 +103,4 @@ class PromptStream:
             )
         story = tuple(before)
         language, in_domain = self._understand(sentences, story)
-        return Prompt(sentences, language, seconds, story, in_domain)
+        return Prompt(sentences, language, seconds, story, in_domain, self._meter.finish())

@@ -29,6 +29,19 @@ class Scheduler:
         """How many wait."""
         return len(self._waiting)
 
+    def spare(self) -> Callable[[], None] | None:
+        """Use a core that is free while nobody waits: what gives it back, once and from any thread. None where none is."""
+        with self._changed:
+            if self.busy == self._count or self._waiting:
+                return None
+            self.busy += 1
+        return self._give_back
+
+    def _give_back(self) -> None:
+        with self._changed:
+            self.busy -= 1
+            self._changed.notify_all()
+
     @contextmanager
     def core(self, due: float, waiting: Callable[[int], None] | None = None) -> Iterator[None]:
         """Use a core; due: time.perf_counter() until when the work should be done.
@@ -51,6 +64,4 @@ class Scheduler:
         try:
             yield
         finally:
-            with self._changed:
-                self.busy -= 1
-                self._changed.notify_all()
+            self._give_back()

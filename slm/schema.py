@@ -60,25 +60,59 @@ FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_. -]*$", max_l
 Source = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$", max_length=200)]
 """A folder beside the file that names it, or a hub id."""
 Layer = whole(1, MAX_LAYERS)
+Text = Annotated[str, Field(max_length=2000)]
 
 
-class _Part(BaseModel):
-    """Keys that are not known stay."""
+class Part(BaseModel):
+    """A JSON object. Keys that are not known stay."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
 
-class Provenance(_Part):
-    """How a bundle was made: what `train` reads of it."""
+Seconds = Annotated[float, Field(ge=0, le=1e10, strict=True)]
+
+
+class TextOrigin(Part):
+    """Where texts come from, and under which licence."""
+
+    source: Text
+    licence: Text
+
+
+class TextSource(Part):
+    """Texts that a model was trained on. words: by language; credits: who is to be named."""
+
+    origins: list[TextOrigin]
+    words: dict[str, whole(0, 10**13)]  # type: ignore[valid-type]
+    credits: list[Text] = []
+
+
+class Provenance(Part):
+    """How a bundle was made: what `train` reads of it. voices: that it was trained on; voices_file: their file's name.
+    training_seconds: by stage."""
 
     recipe: Name | None = None
     seed: whole(0, 2**63) = 0  # type: ignore[valid-type]
     stories: whole(0, 10**9) = 0  # type: ignore[valid-type]
     voices: list[Name] = []
+    voices_file: Name | None = None
+    commit: Name | None = None
+    data: Name | None = None
+    made: Name | None = None
+    bundle: Name | None = None
+    model: Text | None = None
+    training_seconds: dict[Name, Seconds] = {}
+    texts: dict[Name, TextSource] = {}
     warm_start: Provenance | None = None
 
 
-class BundleInfo(_Part):
+class Metrics(Part):
+    """What a bundle measured: the part of it that a bundle with the same units takes over."""
+
+    unit_edit_rate: dict[Name, Annotated[float, Field(ge=0, le=1000, strict=True)] | None] = {}
+
+
+class BundleInfo(Part):
     """bundle.json. Rates in Hz, max_prompt_seconds in s."""
 
     format: whole(1, FORMAT)  # type: ignore[valid-type]
@@ -88,18 +122,26 @@ class BundleInfo(_Part):
     sample_rate: Annotated[float, Field(ge=1000, le=384_000, strict=True)] | None = None
     frame_rate: Annotated[float, Field(ge=1, le=400, strict=True)] | None = None
     provenance: Provenance = Provenance()
-    metrics: dict[str, Any] = {}
+    metrics: Metrics = Metrics()
 
 
-class ExampleEntry(_Part):
+class ExampleEntry(Part):
     """A prompt in examples/examples.json."""
 
     file: FileName
     language: Language
-    text: Annotated[str, Field(max_length=2000)]
+    text: Text
 
 
-class PretrainedUnits(_Part):
+class UnitsKind(Part):
+    """units/config.json of any encoder: what can be said of it before it is loaded."""
+
+    type: Text = ""
+    codebook_size: whole(2, 2**20) | None = None  # type: ignore[valid-type]
+    collapse: Annotated[bool, Field(strict=True)] = True
+
+
+class PretrainedUnits(Part):
     """units/config.json of an encoder that transformers loads."""
 
     path: Source
@@ -112,7 +154,7 @@ class HubertUnits(PretrainedUnits):
     layer: Layer  # type: ignore[valid-type]
 
 
-class TokenizerSettings(_Part):
+class TokenizerSettings(Part):
     """slm/tokenizer_config.json."""
 
     languages: Languages

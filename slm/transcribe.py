@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from faster_whisper import WhisperModel
 from faster_whisper.transcribe import pad_or_trim
+from faster_whisper.utils import download_model
 
 from slm.audio import resample
 from slm.errors import TresseError
+from slm.recogniser_files import check_folder, check_recogniser
 from slm.voice_activity import RATE, TRANSCRIPT_PAUSES, speech_pieces
 
 INTERVAL = 0.25
@@ -93,7 +95,11 @@ class Transcriber:
     ) -> None:
         name = str(name_or_path)
         try:
-            self.model = _Whisper(name, device=device, compute_type="default", cpu_threads=threads)
+            folder = name if Path(name).is_dir() else download_model(name)
+            check_recogniser(Path(folder))
+            self.model = _Whisper(folder, device=device, compute_type="default", cpu_threads=threads)
+        except TresseError:
+            raise
         except Exception as error:  # each of its libraries raises its own
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise TresseError(
@@ -124,11 +130,14 @@ class Transcriber:
         device: str = "cpu",
         threads: int = 0,
     ) -> Transcriber:
-        """The recogniser in a bundle's folder, or another one if `asr` names it. Raises TresseError if there is none."""
+        """The recogniser in a bundle's folder, or another one if `asr` names it. Raises TresseError if there is none, or
+        its files cannot be true."""
         if asr is None and not (bundle / "asr" / "model.bin").exists():
             raise TresseError(
                 f"the bundle {bundle} has no recogniser: give --asr NAME_OR_PATH of a faster-whisper model"
             )
+        if asr is None:
+            check_folder(bundle / "asr")
         return cls(asr or bundle / "asr", languages, device=device, threads=threads)
 
     @property

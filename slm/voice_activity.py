@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Protocol
 
 import numpy as np
 
@@ -52,14 +53,16 @@ PROMPT_PAUSES = PauseSettings(speech=0.4, silence=0.25, resume=0.4, pause=0.35, 
 """Between the sentences of a prompt."""
 TRANSCRIPT_PAUSES = PauseSettings(speech=0.4, silence=0.25, resume=0.4, pause=0.3, shortest=0.12, pad=0.08)
 """Between the pieces that a recogniser gets."""
-TURN_PAUSES = PauseSettings(speech=0.5, silence=0.35, resume=0.35, pause=0.67, onset=3)
-"""Between the turns of somebody who talks hands-free: 0.7 s of silence with the window that decides."""
+TURN_PAUSES = PauseSettings(speech=0.5, silence=0.35, resume=0.35, pause=math.inf, onset=3)
+"""Between the turns of somebody who talks hands-free; how long they last is judged each time (`slm.turn_ends`)."""
 
 
 class Change(Enum):
-    """What a window changed."""
+    """What a window changed: a stretch of speech began or ended; within a turn, somebody pauses or goes on."""
 
     BEGAN = "began"
+    PAUSED = "paused"
+    RESUMED = "resumed"
     ENDED = "ended"
 
 
@@ -91,6 +94,11 @@ class PauseSegmenter:
     def speaking(self) -> bool:
         """Whether the latest window belongs to a stretch of speech."""
         return self._start is not None
+
+    @property
+    def quiet(self) -> int:
+        """Samples of silence within a stretch, up to the end of the latest window."""
+        return 0 if self._quiet is None else self._at - self._quiet
 
     def push(self, probability: float) -> Change | None:
         """The next window."""
@@ -169,12 +177,16 @@ def segment(probabilities: Iterable[float], samples: int, settings: PauseSetting
 
 
 class SpeechProbability:
-    """Chunks of 16 kHz samples -> the probability of speech in every window that is complete."""
+    """Chunks of 16 kHz samples -> the probability of speech in every window that is complete.
+
+    powers: the mean squares of the windows that the latest chunk completed, float32 [k].
+    """
 
     def __init__(self) -> None:
         self._state = [np.zeros((1, 1, 128), np.float32) for _ in range(2)]
         self._before = np.zeros(CONTEXT, np.float32)
         self._rest = np.zeros(0, np.float32)
+        self.powers = np.zeros(0, np.float32)
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """float32 [n] -> float32 [k]."""
@@ -182,10 +194,12 @@ class SpeechProbability:
 
         self._rest = np.concatenate([self._rest, samples])
         count = len(self._rest) // WINDOW
+        self.powers = np.zeros(0, np.float32)
         if not count:
             return np.zeros(0, np.float32)
         windows = self._rest[: count * WINDOW].reshape(count, WINDOW)
         self._rest = self._rest[count * WINDOW :]
+        self.powers = (windows**2).mean(1)
         before = np.concatenate([self._before[None], windows[:-1, -CONTEXT:]])
         self._before = windows[-1, -CONTEXT:]
         inputs = {"input": np.concatenate([before, windows], 1), "h": self._state[0], "c": self._state[1]}
@@ -197,13 +211,23 @@ class SpeechProbability:
         return self.push(np.zeros(-len(self._rest) % WINDOW, np.float32))
 
 
-class SpeechStream:
-    """Push float32 [n] at `sample_rate` Hz as they come, then `finish`."""
+class WindowMeter(Protocol):
+    """What else wants to know the windows of a recording."""
 
-    def __init__(self, sample_rate: int, settings: PauseSettings = PROMPT_PAUSES) -> None:
+    def push_windows(self, windows: np.ndarray) -> None:
+        """float32 [k, 2]: probability of speech and mean square of every further window."""
+
+
+class SpeechStream:
+    """Push float32 [n] at `sample_rate` Hz as they come, then `finish`. meter: is given every window as well."""
+
+    def __init__(
+        self, sample_rate: int, settings: PauseSettings = PROMPT_PAUSES, meter: WindowMeter | None = None
+    ) -> None:
         self._resample = ResampleStream(sample_rate, RATE)
         self._probability = SpeechProbability()
         self._segmenter = PauseSegmenter(settings)
+        self._meter = meter
         self._samples = 0
 
     def push(self, samples: np.ndarray) -> None:
@@ -221,13 +245,17 @@ class SpeechStream:
         self._decide(self._probability.push(samples))
 
     def _decide(self, probabilities: np.ndarray) -> None:
+        if self._meter is not None:
+            self._meter.push_windows(np.stack([probabilities, self._probability.powers], 1))
         for probability in probabilities.tolist():
             self._segmenter.push(probability)
 
 
-def speech_segments(waveform: np.ndarray, sample_rate: int) -> list[tuple[float, float]]:
+def speech_segments(
+    waveform: np.ndarray, sample_rate: int, meter: WindowMeter | None = None
+) -> list[tuple[float, float]]:
     """All of a `SpeechStream` at once: float32 [samples] -> (start, end) in s."""
-    stream = SpeechStream(sample_rate)
+    stream = SpeechStream(sample_rate, meter=meter)
     stream.push(waveform)
     return stream.finish()
 

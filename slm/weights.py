@@ -7,10 +7,10 @@ torch's meta device) first. Weights that are not finite are refused.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -21,6 +21,9 @@ from slm.errors import TresseError
 from slm.schema import FileName, parse, read_json, read_model_config, regular
 
 WEIGHTS = "model.safetensors"
+Network = TypeVar("Network", bound=nn.Module)
+STEP = ".step"
+"""Ends the names of the steps of int8 weights."""
 ELSEWHERE = ("quantization_config", "transformers_weights", "attn_implementation", "_attn_implementation")
 """Keys of a config.json that make transformers read or fetch something else; the project's own models have none."""
 SPARE = 10_000_000
@@ -35,11 +38,11 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def build(make: Callable[[], nn.Module], path: Path) -> nn.Module:
-    """The module that `make` makes, with the weights in a safetensors file.
+    """The module that `make` makes, with the weights in a safetensors file, which may be as `narrow` makes them.
 
     Raises ValueError where these have other names or shapes, or are not finite; OSError, SafetensorError as `shapes`.
     """
-    stored = shapes(path)
+    stored = {name: shape for name, shape in shapes(path).items() if not name.endswith(STEP)}
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
     if stored != expected:
@@ -47,8 +50,62 @@ def build(make: Callable[[], nn.Module], path: Path) -> nn.Module:
         raise ValueError(f"{path} does not fit its config.json ({different[0]})")
     module, weights = make(), load_file(str(path))
     check_finite(weights.values(), path)
+    weights = widen(weights)
     module.load_state_dict(weights)
     return module
+
+
+def narrow(state: Mapping[str, Tensor], matrices: torch.dtype = torch.float16) -> dict[str, Tensor]:
+    """A state as it is saved: as float16 where that changes nothing, else as float32.
+
+    matrices: torch.int8 saves what has two dimensions or more as int8, with a step for each row (its largest weight is 127
+    steps), where that changes nothing: see `rounded`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, value in state.items():
+        tensor = value.detach().cpu().contiguous()
+        if matrices == torch.int8 and tensor.dim() > 1:
+            steps = _steps(tensor)
+            numbers = (tensor.float() / steps).round()
+            if torch.equal(numbers * steps, tensor.float()):
+                tensors |= {name: numbers.to(torch.int8), name + STEP: steps}
+                continue
+        tensors[name] = tensor.half() if torch.equal(tensor.half().to(tensor.dtype), tensor) else tensor.float()
+    return tensors
+
+
+def widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state from what `narrow` made of it. Raises ValueError for int8 without the steps of its rows."""
+    state: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(STEP):
+            continue
+        if tensor.dtype == torch.int8:
+            steps = tensors.get(name + STEP)
+            if steps is None or steps.shape != _steps(tensor.float()).shape:
+                raise ValueError(f"{name} is int8 and has no steps")
+            tensor = tensor.float() * steps.float()
+        state[name] = tensor
+    return state
+
+
+@torch.no_grad()
+def rounded(module: Network, matrices: torch.dtype = torch.float16) -> Network:
+    """The module, in float32, with its weights rounded to those that `narrow` can save: changed in place."""
+    module.half().float()
+    if matrices == torch.int8:
+        for tensor in module.state_dict().values():
+            if tensor.dim() > 1:
+                steps = _steps(tensor)
+                tensor.copy_((tensor / steps).round() * steps)
+    return module
+
+
+def _steps(matrix: Tensor) -> Tensor:
+    """Size of a row's steps: float32 [rows, 1, ...], of bfloat16's precision, so that 127 of them are exact: a rounded row
+    has the steps that it was rounded with."""
+    largest = matrix.float().abs().amax(dim=tuple(range(1, matrix.dim())), keepdim=True)
+    return (largest.clamp(min=1e-8) / 127).bfloat16().float()
 
 
 def check_finite(tensors: Iterable[Tensor], source: str | Path) -> None:

@@ -6,6 +6,7 @@ nearest 10 Hz, so that a test can tell whose reply is whose.
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,8 @@ from slm.errors import TresseError
 from slm.settings import ReplySettings
 from slm.speaking import Chunk
 from slm.units.sequence import Units
+from slm.voice_activity import WINDOW
+from slm.voice_check import Voice, VoiceMeter
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,9 @@ class FakePromptStream:
             raise TresseError(f"the prompt is longer than {self.max_seconds:.0f} s: say less at once")
         return np.arange(len(samples) * 50 // self.sample_rate)
 
+    def fork(self) -> FakePromptStream:
+        return copy.deepcopy(self)
+
     def finish(self, before: Sequence[Sentence] = ()) -> Prompt:
         """High voices speak the last language, low ones the first; very high ones are out of domain."""
         waveform = check_waveform(self.waveform, self.sample_rate, self.max_seconds)
@@ -68,7 +74,17 @@ class FakePromptStream:
         pitch = 10.0 * int(units.ids[0])
         language = self.languages[0 if pitch < 190 else -1]
         seconds = len(waveform) / self.sample_rate
-        return FakePrompt([units], language, seconds, tuple(before), pitch < OUT_OF_DOMAIN, pitch)
+        voice = fake_voice(waveform)
+        return FakePrompt([units], language, seconds, tuple(before), pitch < OUT_OF_DOMAIN, voice, pitch)
+
+
+def fake_voice(waveform: np.ndarray) -> Voice | None:
+    """How it was recorded, where loud windows are speech and the others silence."""
+    meter = VoiceMeter()
+    meter.push(waveform)
+    powers = (waveform[: len(waveform) // WINDOW * WINDOW].reshape(-1, WINDOW) ** 2).mean(1)
+    meter.push_windows(np.stack([powers > 0.3 * powers.max(initial=0), powers], 1))
+    return meter.finish()
 
 
 def fake_units(waveform: np.ndarray, sample_rate: int) -> Units:
@@ -110,6 +126,7 @@ class FakeBundle:
     most_active: int = 0
     context: int = 1024
     tags: bool = True
+    ends: float | None = None  # log-odds that a sentence ends in a pause
 
     def __post_init__(self) -> None:
         self.path = self.folder
@@ -140,6 +157,9 @@ class FakeBundle:
         stream = self.prompt_stream(sample_rate)
         stream.push(waveform)
         return stream.finish(before)
+
+    def ending(self, prompt: Prompt) -> float | None:
+        return self.ends
 
     def reply(self, prompt: Prompt, settings: ReplySettings) -> Iterator[Chunk]:
         began = time.monotonic()

@@ -34,8 +34,8 @@ RELEASED = """() => {
 
 def measure(bundle: Bundle, turns: int, stories: int = 8) -> list[dict[str, float]]:
     """Talk `turns` times: for each reply, ms from the end of the prompt to the first sound, `heard` and as the page says."""
-    spoken = [waveform for waveform, *_ in spoken_prompts(bundle, stories)]
-    rate = next(spoken_prompts(bundle, 1))[1]
+    spoken = [waveform for waveform, *_ in spoken_prompts(bundle.languages, stories)]
+    rate = next(spoken_prompts(bundle.languages, 1))[1]
     share_cores()
     bundle.warm_up()
     server, url = start(bundle, "127.0.0.1", 0)

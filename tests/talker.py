@@ -35,7 +35,7 @@ class Talker:
 
     def _listen(self) -> None:
         received = b""
-        with httpx.stream("GET", f"{self.url}listen", params=self._params(page=self.page), timeout=60) as response:
+        with self._client.stream("GET", f"{self.url}listen", params=self._params(page=self.page)) as response:
             for part in response.iter_raw():
                 received += part
                 while len(received) >= 8:

@@ -11,6 +11,7 @@ import re
 import runpy
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -43,9 +44,11 @@ PAGES = [
 LINKED = [
     *PAGES,
     "SECURITY.md",
+    "demo/container/README.md",
     "measured/README.md",
     "measured/ablation.md",
     "measured/corpus.md",
+    "measured/natural.md",
     "measured/results.md",
     "measured/stories.md",
     "measured/training.md",
@@ -98,6 +101,7 @@ RUNS = {
     "tresse demo --host 0.0.0.0 --port 8000 --recordings kept/": Run("--host 127.0.0.1", "kept"),
     "python -m demo.space space/": Run("", "space/app.py space/demo/space.py"),
     "tresse prepare --stories mine.jsonl --out corpus/": Run("--workers 1", "corpus/shard-00000.parquet"),
+    "tresse prepare --audio segments.jsonl --out recorded/": Run("--workers 1", "recorded/shard-00000.parquet"),
     "tresse prepare --stories three.jsonl --voices voices.yaml --out corpus/": Run(
         "--workers 1", "corpus/shard-00000.parquet"
     ),
@@ -109,15 +113,22 @@ RUNS = {
     "tresse recipe braid-more --dry-run": Run(),
     "tresse recipe braid-more --set model.warm_start=runs/braid/bundle": Run("--set model.warm_start=braid --dry-run"),
     "tresse recipe small": DRY,
+    "tresse recipe spanish --dry-run": Run(),
     "tresse recipe ablation": DRY,
     "tresse recipe braid --out runs/short --set slm.tokens=20_000_000 --set stories.train=8000": DRY,
     "tresse train slm --recipe braid --out runs/braid": Run(f"--workers 1 {SMALL}", "runs/braid/slm/slm/config.json"),
     "tresse recipe paper-1b --until vocabulary": DRY,
     "accelerate launch --config_file train/fsdp.yaml --num_processes 4 -m demo.cli train slm --recipe paper-1b": Run(),
+    "accelerate launch --config_file train/fsdp.yaml --num_machines 2 --machine_rank 0 --num_processes 16 "
+    "--main_process_ip 10.0.0.1 --main_process_port 29500 -m demo.cli train slm --recipe paper-1b": Run(),
     "tresse recipe paper-1b": DRY,
+    "tresse recipe paper-360m --dry-run --processes 64": Run(
+        "--set 'model={hidden_size: 64, layers: 2, heads: 2, intermediate_size: 64}'"
+    ),
     "tresse eval all --out results/": Run("--quick --only alignment", "results/report.html results/results.json"),
     "tresse eval cloze --out results/": Run("--items few.jsonl", "results/cloze.md"),
     "tresse eval cloze --items unseen --count 500 --out results/unseen/": Run("--count 1", "results/unseen/cloze.md"),
+    "tresse eval cloze --items written --out results/written/": Run("--count 1", "results/written/cloze.md"),
     "tresse eval cloze --items items.jsonl --voice en=zoe --voice fr=zoe --out results/mine/": Run(
         "", "results/mine/scores.jsonl"
     ),
@@ -139,6 +150,8 @@ RUNS = {
     ),
     "tresse bench cloze": Run("--count 2"),
     "tresse bench continue": Run("--prompts 1"),
+    "tresse bench turns recordings/": Run("--count 1 --stories 1"),
+    "tresse bench serve": Run("--most 1 --seconds 1"),
 }
 
 
@@ -255,7 +268,9 @@ def served(arguments: list[str], patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr("demo.app.Served.wait", ask)
     patch.setattr("demo.app._warm_up", lambda bundle: None)
-    assert run(arguments) == 0
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert run(arguments if "--port" in arguments else [*arguments, "--port", str(port)]) == 0
     assert answers[0]["status"] == "ok"
 
 
@@ -292,8 +307,9 @@ def server(place: Path) -> Iterator[str]:
 @pytest.mark.parametrize(("page", "number"), [(page, k) for page in PAGES for k in range(len(blocks(page, "python")))])
 def test_the_python_runs_as_it_stands(page: str, number: int, place: Path, request: pytest.FixtureRequest) -> None:
     code = blocks(page, "python")[number]
-    if "gradio_client" in code:
-        code = code.replace("http://127.0.0.1:7860", request.getfixturevalue("server"))
+    if "//127.0.0.1:7860" in code:
+        address = request.getfixturevalue("server").rstrip("/").removeprefix("http:")
+        code = code.replace("//127.0.0.1:7860", address)
     exec(compile(code, f"{page}, block {number + 1}", "exec"), {"__name__": "page"})
 
 

@@ -3,16 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from transformers import HubertConfig, HubertModel, MimiConfig, MimiModel, Wav2Vec2FeatureExtractor
 
 from slm.model import ModelConfig, save_model
+from slm.prompt_stream import PromptStream
 from slm.units import UnitEncoder, UnitVocabulary
 from vocoder import Vocoder, VocoderConfig
 
 MIMI_CODEBOOK = 32
+
+
+def check_fork(encoder: UnitEncoder, said: np.ndarray, other: np.ndarray, cut: int) -> None:
+    """A prompt of float32 [n] at 16 kHz that is forked after `cut` samples, where another end, `other`, follows in the fork:
+    both give what they would give alone."""
+
+    def fresh(*parts: np.ndarray) -> PromptStream:
+        stream = PromptStream(encoder, 16000, 60.0, lambda sentences, before: ("en", True))
+        for part in parts:
+            stream.push(part)
+        return stream
+
+    def frames(stream: PromptStream) -> list[list[int]]:
+        return [part.frames().tolist() for part in stream.finish().sentences]
+
+    stream = fresh(said[:cut])
+    with mock.patch.object(
+        torch.nn.Module, "__deepcopy__", create=True, side_effect=AssertionError("a network is copied")
+    ):
+        fork = stream.fork()
+    fork.push(other)
+    assert fork.encoder is encoder
+    assert frames(fork) == frames(fresh(said[:cut], other))
+    stream.push(said[cut:])
+    assert frames(stream) == frames(fresh(said[:cut], said[cut:]))
 
 
 def save_mimi(folder: Path, frame_rate: float = 12.5) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +17,26 @@ from slm.errors import TresseError
 from slm.interleave import INTERLEAVED, MIXED, MONOLINGUAL, Mode
 from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
+from slm.units.attention import AttentionEncoderConfig
 from slm.units.conv import ConvEncoderConfig
 from train.asr.training import ASRTraining
+from train.corpus.manifest import Manifest
 from train.corpus.work import CorpusPreparation
-from train.lm.schedule import SLMTraining
+from train.lm.schedule import STORIES, SLMTraining
 from train.lm.schedule import Stage as Schedule
 from train.stories.held_out import RECIPES, StoriesSettings
 from train.units.distillation import DistilledUnits
 from train.units.training import UnitTraining
 from train.vocoder.settings import VocoderTraining
+
+
+def find_part(source: str, part: str, key: str) -> Path:
+    """The folder of a part in a shipped bundle, a bundle's folder, or the part's own. Raises TresseError, which begins with
+    the recipe's key that asks for it, for none there."""
+    for folder in part_folders(source, part):
+        if (folder / "config.json").exists():
+            return folder
+    raise TresseError(f"{key}: there is no {part} in {source}: give a bundle, or the folder {part}/ of one")
 
 
 @dataclass(frozen=True)
@@ -39,19 +51,49 @@ class Parts:
     def find(self, part: str) -> Path | None:
         """The folder of a part that is to be taken, None where it is to be made. Raises TresseError for none there."""
         source = getattr(self, part)
-        if source is None:
-            return None
-        for folder in part_folders(source, part):
-            if (folder / "config.json").exists():
-                return folder
-        raise TresseError(f"parts.{part}: there is no {part} in {source}: give a bundle, or the folder {part}/ of one")
+        return None if source is None else find_part(source, part, f"parts.{part}")
+
+
+@dataclass(frozen=True)
+class FurtherCorpus:
+    """A corpus beside that of the stories. One of: stories, a stories.jsonl whose rows may lack languages, spoken as the
+    recipe's own are; audio, a manifest of recordings (train.corpus.manifest); folder, what `tresse prepare` made with the
+    recipe's languages and unit encoder. language: of all recordings, whatever the manifest says; longest: s of a segment;
+    hours: of recordings a shard."""
+
+    stories: str | None = None
+    audio: str | None = None
+    folder: str | None = None
+    language: str | None = None
+    longest: float = Manifest.longest
+    hours: float = Manifest.hours
+
+    @property
+    def source(self) -> Path | Manifest:
+        """What is to be prepared, or the folder."""
+        if self.audio is not None:
+            return Manifest(Path(self.audio), self.language, self.longest, self.hours)
+        return Path(self.stories or self.folder or "")
+
+    def check(self, name: str) -> None:
+        """Raises TresseError where it names none or several of the three, or cannot be called so."""
+        if not re.fullmatch(r"[\w-]+", name) or name == STORIES:
+            raise TresseError(f"corpora.{name}: choose a name of letters, digits, - and _, and not {STORIES}")
+        if sum(part is not None for part in (self.stories, self.audio, self.folder)) != 1:
+            raise TresseError(f"corpora.{name} needs one of stories, audio and folder")
+        if self.audio is None and self.language is not None:
+            raise TresseError(f"corpora.{name}: language is for audio: leave it out")
 
 
 @dataclass(frozen=True)
 class UnitSettings:
-    """The unit encoder and its training: without text (`training`), or, where `distilled` is given, by a teacher."""
+    """The unit encoder and its training: without text (`training`), or, where `distilled` is given, by a teacher.
+
+    attention: a network that begins with Whisper's layers, instead of the convolutions of `encoder`; a teacher's only.
+    """
 
     encoder: ConvEncoderConfig = field(default_factory=ConvEncoderConfig)
+    attention: AttentionEncoderConfig | None = None
     training: UnitTraining = field(default_factory=UnitTraining)
     distilled: DistilledUnits | None = None
 
@@ -75,11 +117,23 @@ class VocoderSize:
 
 @dataclass(frozen=True)
 class VocoderSettings:
-    """The vocoder, its training, how many sentences a language and speaker it learns from, and how many other voices'
-    units of each sentence it hears beside the speaker's own."""
+    """The vocoder, its training, and how many sentences a language and speaker it learns from. Beside the units of the
+    speaker's own speech it hears those of `others` other voices that say the same; those of the same speech, recorded
+    `rerecorded` times through rooms, noise and lines; and, with `phones`, those of the phones that were spoken, where
+    units are phones and the synthesiser tells them: a language model's units are like these. realigned: whether units of 50
+    Hz get the times at which they sound, which are not those that Kokoro tells and an encoder hears. beside: training voices
+    that are learnt with the speakers, from `beside_sentences` further sentences a language, and left out in the end: a quick
+    synthesiser shows more of what follows what. begin: a bundle, or the folder of a vocoder of the same shape and languages,
+    that is trained further."""
 
     sentences_per_language: int = 1000
     others: int = 1
+    rerecorded: int = 0
+    phones: bool = False
+    realigned: bool = False
+    beside: list[str] = field(default_factory=list)
+    beside_sentences: int = 1000
+    begin: str | None = None
     size: VocoderSize = field(default_factory=VocoderSize)
     training: VocoderTraining = field(default_factory=lambda: VocoderTraining(steps=9000, adversarial_from=4500))
 
@@ -94,12 +148,14 @@ class RecogniserSettings:
 
 @dataclass(frozen=True)
 class BundleSettings:
-    """What the bundle offers beside its parts: prompts shipped per language, longest prompt in s.
+    """What the bundle offers beside its parts: prompts shipped per language, longest prompt in s. name: the recipe's by
+    default.
 
     mantissa: bits that the language model's matrices are rounded to, of bfloat16's 7 (all of them when null): with 3 they
     take two thirds of the space in an archive, or in the history of a repository.
     """
 
+    name: str | None = None
     examples_per_language: int = 3
     max_prompt_seconds: float = 60.0
     mantissa: Annotated[int, Field(ge=1, le=7)] | None = None
@@ -135,16 +191,20 @@ class AblationSettings:
 class Recipe:
     """See recipes/. Languages, seed and the settings of every stage.
 
+    voices: the voices file of corpus, vocoder, recogniser, example prompts and evaluation: one beside recipes/, or a path.
+    corpora: what is read beside the stories, by the names that stages of slm have for it.
     asr: null makes a bundle without a recogniser. ablation: makes a comparison of language models instead of a bundle.
     """
 
     name: str
     languages: tuple[str, ...]
     seed: int = 0
+    voices: str = "voices.yaml"
     parts: Parts = field(default_factory=Parts)
     stories: StoriesSettings = field(default_factory=StoriesSettings)
     units: UnitSettings = field(default_factory=UnitSettings)
     corpus: CorpusPreparation = field(default_factory=CorpusPreparation)
+    corpora: dict[str, FurtherCorpus] = field(default_factory=dict)
     vocabulary: VocabularySettings = field(default_factory=VocabularySettings)
     model: ModelConfig = field(default_factory=ModelConfig)
     slm: SLMTraining = field(default_factory=SLMTraining)
@@ -176,14 +236,34 @@ class Recipe:
         return parse(cls, values, str(path))
 
     @property
-    def modes(self) -> set[str]:
-        """The modes, without their languages, of all stages that it trains."""
+    def schedule(self) -> list[Schedule]:
+        """All stages that it trains."""
         rows = self.ablation.rows.values() if self.ablation else ()
-        stages = [*self.slm.stages, *(stage for row in rows for stage in row.stages)]
-        return {Mode.parse(mode, self.languages).name for stage in stages for mode in stage.modes}
+        return [*self.slm.stages, *(stage for row in rows for stage in row.stages)]
+
+    @property
+    def modes(self) -> set[str]:
+        """The modes, without their languages, of all stages that read the stories."""
+        reading = [stage for stage in self.schedule if STORIES in stage.shares]
+        return {Mode.parse(mode, self.languages).name for stage in reading for mode in stage.modes}
+
+    def check_corpora(self) -> None:
+        """Raises TresseError for a corpus that cannot be, that no stage reads, or that a stage reads and is not there."""
+        for name, corpus in self.corpora.items():
+            corpus.check(name)
+            if not any(name in stage.shares for stage in self.schedule):
+                raise TresseError(f"corpora.{name}: no stage of slm.stages reads it: name it there, or leave it out")
+        for stage in self.schedule:
+            stage.check_corpora((STORIES, *self.corpora), self.slm.batch_rows)
 
     def check_sources(self) -> None:
-        """Raises TresseError where the stories have sources that no stage of training tells."""
+        """Raises TresseError where the stories have sources that no stage of training tells, in part or whole."""
+        partial = [source.id for source in self.stories.sources if source.partial]
+        if partial and not self.modes & {MIXED, MONOLINGUAL}:
+            raise TresseError(
+                f"stories.sources: no stage of slm.stages tells what {partial[0]} has in some languages only: "
+                f"add the mode {MIXED}, or leave out partial"
+            )
         for kind, serving in (("pairs", (INTERLEAVED,)), ("text", (MIXED, MONOLINGUAL))):
             names = [source.id for source in self.stories.sources if source.kind == kind]
             if names and not self.modes & set(serving):

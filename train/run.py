@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import TresseError
+from train.lm.schedule import settings_dict
 from train.recipe import Recipe
 from train.tools.checkpoints import atomic_path, write_json
-from train.tools.launch import is_main, under_launcher
+from train.tools.launch import is_main, leave_group, under_launcher
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Stage:
         folder = recipe.taken(self.name) if self.takes else None
         if folder is not None:
             return settings | {"taken": _content(folder)}
-        return settings | {key: _plain(getattr(recipe, key)) for key in self.settings}
+        own = [(key, _plain(getattr(recipe, key))) for key in self.settings]
+        return settings | settings_dict(own)
 
 
 def carry_out(given: Sequence[Stage], recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
@@ -84,6 +86,7 @@ def carry_out(given: Sequence[Stage], recipe: Recipe, out: Path, until: str | No
         else:
             stage.run(recipe, out, workers)
         if under_launcher() and stage.together:
+            leave_group()
             return
 
 
@@ -137,4 +140,8 @@ class _Stopwatch:
 
 
 def _plain(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
+    if isinstance(value, Mapping):
+        return {key: _plain(part) for key, part in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value, dict_factory=settings_dict)
+    return value

@@ -12,23 +12,30 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from slm.errors import TresseError
 from slm.model import ModelConfig, unit_model
+from slm.recogniser_files import check_folder, check_recogniser
+from slm.schema import read_info
 from slm.units import UnitVocabulary, load_encoder
 from slm.units.vocabulary import check_names
 from train.ablation import run_ablation
-from train.corpus.preparation import prepare_corpus, read_units
-from train.lm.schedule import SLMTraining
+from train.corpus.channel import FILE as CHANNEL
+from train.corpus.channel import Channel
+from train.corpus.description import describe_corpus, link_corpus
+from train.corpus.preparation import prepare_corpus
+from train.corpus.shards import read_units
+from train.lm.schedule import STORIES, SLMTraining
 from train.publish.examples import write_examples
-from train.recipe import Recipe
+from train.publish.provenance import commit, stage_seconds
+from train.recipe import Recipe, find_part
 from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices
 from train.stories.data import LANGUAGES
@@ -36,6 +43,12 @@ from train.stories.grammar import Story, distinct_sentences, generate_stories, r
 from train.stories.mixture import describe, texts_of, write_mixture
 from train.tools.checkpoints import write_json
 from train.tools.launch import on_processes, under_launcher
+from vocoder import Vocoder, VocoderConfig
+
+PHONES = "phones.json"
+"""Beside an encoder whose units are phones: their names."""
+BESIDE = (PHONES, CHANNEL, "README.md")
+"""Of an encoder's folder, what a bundle keeps beside config and weights."""
 
 
 def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
@@ -59,15 +72,21 @@ def in_languages(story: Story, languages: Iterable[str]) -> Story:
 
 
 def take(recipe: Recipe, part: str, folder: Path) -> bool:
-    """Copy a part that the recipe takes from a bundle, with what that bundle measured; whether there is one to take."""
+    """Copy a part that the recipe takes from a bundle, with what that bundle measured; whether there is one to take.
+
+    Raises TresseError where that bundle's files cannot be true.
+    """
     source = recipe.taken(part)
     if source is None:
         return False
+    if part == "asr":  # the other parts are loaded, which checks them, and saved anew
+        check_folder(source)
+        check_recogniser(source)
+    described = part == "units" and (source.parent / "bundle.json").exists()
+    metrics = read_info(source.parent).get("metrics", {}) if described else {}
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder)
-    described = source.parent / "bundle.json"
-    if part == "units" and described.exists():
-        metrics = json.loads(described.read_text(encoding="utf-8")).get("metrics", {})
+    if described:
         write_json(folder / "metrics.json", {key: metrics[key] for key in ("unit_edit_rate",) if key in metrics})
     return True
 
@@ -83,11 +102,12 @@ def make_units(recipe: Recipe, out: Path, workers: int) -> None:
         from train.units.distillation import train_distilled
 
         sentences = _distinct(out, "train", recipe.languages, recipe.units.distilled.texts)
-        made, phones = train_distilled(recipe.units.encoder, recipe.units.distilled, sentences, out / "units", workers)
+        network = recipe.units.attention or recipe.units.encoder
+        made, phones = train_distilled(network, recipe.units.distilled, sentences, out / "units", workers)
         made.save(out / "units")
-        write_json(out / "units" / "phones.json", phones)
+        write_json(out / "units" / PHONES, phones)
         return
-    voices, training = Voices.load(), recipe.units.training
+    voices, training = Voices.named(recipe.voices), recipe.units.training
     per_language = training.sentences_per_language
     sentences = _distinct(out, "train", recipe.languages, per_language)
     encoder = train_units(recipe.units.encoder, training, sentences, voices, out / "units", workers)
@@ -100,12 +120,18 @@ def make_units(recipe: Recipe, out: Path, workers: int) -> None:
 
 def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
     """Speak and encode all stories, those to validate on each in another voice."""
-    languages, units, voices = list(recipe.languages), out / "units", Voices.load()
+    languages, units, voices = list(recipe.languages), out / "units", Voices.named(recipe.voices)
     prepare_corpus(out / "stories" / "train.jsonl", languages, units, out / "corpus", recipe.corpus, voices, workers)
     other = out / "stories" / "validation.jsonl"
     if other.stat().st_size:
         each = replace(recipe.corpus, stories_per_voice=1)
         prepare_corpus(other, languages, units, out / "validation", each, voices, workers)
+    for name, further in recipe.corpora.items():
+        folder = out / "corpora" / name
+        if further.folder is None:
+            prepare_corpus(further.source, languages, units, folder, recipe.corpus, voices, workers)
+        else:
+            link_corpus(name, Path(further.folder), units, folder)
 
 
 def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
@@ -116,7 +142,7 @@ def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
         return
     encoder = load_encoder(out / "units")
     vocabulary = UnitVocabulary.train(
-        read_units(out / "corpus", list(recipe.languages)),
+        read_units([out / "corpus", *(out / "corpora" / name for name in recipe.corpora)], recipe.languages),
         codebook_size=encoder.codebook_size,
         languages=recipe.languages,
         vocab_size=recipe.vocabulary.size,
@@ -132,19 +158,16 @@ def make_slm(recipe: Recipe, out: Path, workers: int) -> None:
 def train_language_model(model: ModelConfig, training: SLMTraining, data: Path, folder: Path, workers: int) -> None:
     """`train_slm` on data/corpus/; where neither a GPU nor a launcher is at hand, over at most `workers` processes.
 
-    data: holds vocabulary/, corpus/ and, where there are stories to validate on, validation/.
+    data: holds vocabulary/, corpus/, corpora/ where stages read any, and validation/ where there are stories for it.
     """
     import torch
 
-    fitting = [
-        count
-        for count in range(1, max(1, workers) + 1)
-        if training.batch_rows % count == 0 and (training.batch_rows // count) % training.rows_a_pass(count) == 0
-    ]
-    if torch.cuda.is_available() or under_launcher() or max(fitting, default=1) == 1:
+    rows = training.rows_of(0, max(1, workers))[1]
+    processes = -(-training.batch_rows // rows)  # no more than make the largest share of rows smaller
+    if torch.cuda.is_available() or under_launcher() or processes == 1:
         _train_here(model, training, data, folder)
     else:
-        on_processes(max(fitting), _train_here, model, training, data, folder)
+        on_processes(processes, _train_here, model, training, data, folder)
 
 
 def _train_here(model: ModelConfig, training: SLMTraining, data: Path, folder: Path) -> None:
@@ -152,57 +175,88 @@ def _train_here(model: ModelConfig, training: SLMTraining, data: Path, folder: P
 
     validation = data / "validation" if (data / "validation").exists() else None
     vocabulary = UnitVocabulary.load(data / "vocabulary")
-    train_slm(model, training, vocabulary, data / "corpus", folder, validation=validation)
+    corpora = {name: data / "corpora" / name for part in training.stages for name in part.shares if name != STORIES}
+    train_slm(model, training, vocabulary, data / "corpus", folder, corpora=corpora, validation=validation)
 
 
 def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
     """Train the vocoder on the vocoder speakers' speech."""
-    from train.vocoder.data import make_clips
+    from train.vocoder.data import Hearing, in_turns, make_clips
     from train.vocoder.training import train_vocoder
-    from vocoder import VocoderConfig
 
     if take(recipe, "vocoder", out / "vocoder"):
         return
-    voices, settings = Voices.load(), recipe.vocoder
+    voices, settings = Voices.named(recipe.voices), recipe.vocoder
     encoder = load_encoder(out / "units")
     config = VocoderConfig(
         codebook_size=encoder.codebook_size,
         frame_rate=encoder.frame_rate,
         sample_rate=SAMPLE_RATE,
-        speakers=list(voices.vocoder),
+        speakers=[*voices.vocoder, *settings.beside],
         languages=list(recipe.languages),
         **asdict(settings.size),
     )
-    sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
-    clips = make_clips(
-        encoder, sentences, voices, config.hop_length, others=settings.others, seed=recipe.seed, workers=workers
-    )
-    train_vocoder(config, settings.training, clips, out / "vocoder")
+    count, folder = settings.sentences_per_language, out / "vocoder"
+    further = settings.beside_sentences if settings.beside else 0
+    told = [_distinct(out, "train", (language,), count + further) for language in recipe.languages]
+    units = Channel.load(out / "units").units if settings.phones else None
+    hearing = Hearing(settings.others, settings.rerecorded, units, settings.realigned)
+    making = partial(make_clips, encoder, seed=recipe.seed, workers=workers)
+    sentences = in_turns([texts[:count] for texts in told])
+    clips = making(sentences, voices, config.hop_length, folder / "speech", hearing=hearing)
+    if settings.beside:
+        sentences = in_turns([texts[count:] or texts for texts in told])
+        beside = replace(voices, vocoder=list(settings.beside))
+        clips += making(
+            sentences, beside, config.hop_length, folder / "speech_beside", hearing=replace(hearing, others=0)
+        )
+    begin = None if settings.begin is None else _begun_vocoder(settings.begin, config)
+    trained = train_vocoder(config, settings.training, clips, folder, begin=begin)
+    if settings.beside:
+        trained.for_speakers(voices.vocoder).save(folder)
+
+
+def _begun_vocoder(source: str, config: VocoderConfig) -> Vocoder:
+    """The vocoder that training goes on from. Raises TresseError where it is not there, or another than the recipe makes."""
+    try:
+        vocoder = Vocoder.load(find_part(source, "vocoder", "vocoder.begin")).for_speakers(config.speakers)
+    except ValueError as error:
+        raise TresseError(f"vocoder.begin: {error}: restore its files") from error
+    if vocoder.config != config:
+        raise TresseError(
+            f"vocoder.begin: the vocoder of {source} has other units, languages or sizes: leave begin out"
+        )
+    return vocoder
 
 
 def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     """Gather the parts, the example prompts and the model card."""
     from slm.model import load_model, save_model
-    from vocoder import Vocoder
 
     made = out / "bundle.new"
     shutil.rmtree(made, ignore_errors=True)
     encoder = load_encoder(out / "units")
     encoder.save(made / "units")
+    for path in (out / "units" / name for name in BESIDE):
+        if path.exists():
+            shutil.copy(path, made / "units")
     save_model(*load_model(out / "slm" / "slm"), made / "slm", mantissa=recipe.bundle.mantissa)
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
     own = recipe.stories.file is not None or bool(recipe.stories.sources)
     test = None if own else list(generate_stories(recipe.seed, 2000, "test"))
-    write_examples(recipe.languages, recipe.bundle.examples_per_language, out / "stories", made / "examples", test)
-    corpus = json.loads((out / "corpus" / "corpus.json").read_text(encoding="utf-8"))
+    panel, examples = Voices.named(recipe.voices), recipe.bundle.examples_per_language
+    write_examples(recipe.languages, examples, out / "stories", made / "examples", panel, test)
+    corpus = describe_corpus(out / "corpus")
+    further = {name: describe_corpus(out / "corpora" / name) for name in recipe.corpora}
     measured = out / "units" / "metrics.json"
     before = _began_as(recipe)
-    voices = [*(recipe.corpus.speakers or Voices.load().training), *before.get("voices", [])]
+    telling = () if recipe.corpus.unspoken else recipe.corpus.speakers or panel.training
+    voices = [*telling, *before.get("voices", [])]
     info = {
         "format": 1,
-        "name": recipe.name,
+        "name": recipe.bundle.name or recipe.name,
         "languages": list(recipe.languages),
         "sample_rate": SAMPLE_RATE,
         "frame_rate": encoder.frame_rate,
@@ -210,13 +264,21 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
         "provenance": {
             "recipe": recipe.name,
             "seed": recipe.seed,
-            "commit": _commit(),
-            "data": corpus["sources"],
-            "stories": corpus["stories"],
+            "commit": commit(),
+            "data": corpus["data"],
+            "stories": corpus["rows"],
+            **({"corpora": further} if further else {}),
             **texts_of(out / "stories" / "sources.json"),
             "voices": list(dict.fromkeys(voices)),
+            **({"unspoken": asdict(recipe.corpus.unspoken)} if recipe.corpus.unspoken else {}),
+            **(
+                {}
+                if recipe.parts.vocoder
+                else {"speakers": {name: panel.speaker(name).family for name in panel.vocoder}}
+            ),
+            "voices_file": Path(recipe.voices).name,
             "made": datetime.now(UTC).date().isoformat(),
-            "training_seconds": _stage_seconds(out),
+            "training_seconds": stage_seconds(out),
             **({"warm_start": before} if before else {}),
         },
         "metrics": json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {},
@@ -234,7 +296,7 @@ def _began_as(recipe: Recipe) -> dict[str, Any]:
     folder = unit_model(source)
     if folder is None or not (folder.parent / "bundle.json").exists():
         return {"model": Path(source).name if Path(source).exists() else source}
-    info = json.loads((folder.parent / "bundle.json").read_text(encoding="utf-8"))
+    info = read_info(folder.parent)
     return {"bundle": info.get("name"), **info.get("provenance", {})}
 
 
@@ -246,26 +308,27 @@ def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
         assert recipe.asr is not None
         settings = recipe.asr
         sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
-        train_asr(settings.training, sentences, Voices.load(), out / "asr", workers, bundle=out / "bundle")
+        train_asr(
+            settings.training, sentences, Voices.named(recipe.voices), out / "asr", workers, bundle=out / "bundle"
+        )
     shutil.rmtree(out / "bundle" / "asr", ignore_errors=True)
     shutil.copytree(out / "asr" / "asr", out / "bundle" / "asr")
 
 
 def measure(recipe: Recipe, out: Path, workers: int) -> None:
-    """Cloze accuracy of the finished bundle on test stories, written into its bundle.json and model card. The benchmark is
-    in English and French: a bundle of other languages is measured in those that it shares, or not at all."""
+    """Cloze accuracy of the finished bundle on test stories (`items_for`), written into its bundle.json and model card. A
+    bundle of languages that no benchmark has is measured in those that it shares, or not at all."""
     from slm.bundle import Bundle
     from train.evaluate.cloze.evaluation import evaluate_cloze
+    from train.evaluate.cloze.items import items_for
     from train.publish.card import write_card
     from train.publish.figures import cloze_figures
-    from train.stories.cloze_items import make_items
 
-    if set(recipe.languages) & set(LANGUAGES):
+    if items := items_for(recipe.languages, recipe.evaluation.items, recipe.seed + 1):
         bundle = Bundle.load(out / "bundle")
-        items = make_items(recipe.seed + 1, recipe.evaluation.items, "test")
-        results = evaluate_cloze(bundle, items, out=out / "evaluation" / "cloze")
+        results = evaluate_cloze(bundle, items, panel=Voices.named(recipe.voices), out=out / "evaluation" / "cloze")
         path = out / "bundle" / "bundle.json"
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = read_info(out / "bundle")
         info["metrics"]["cloze"] = cloze_figures(results)
         write_json(path, info)
     write_card(out / "bundle")
@@ -282,35 +345,19 @@ def _distinct(out: Path, split: str, languages: tuple[str, ...], count: int) -> 
     return distinct_sentences(read_stories(out / "stories" / f"{split}.jsonl"), languages, count)
 
 
-def _commit() -> str | None:
-    """The commit of the code, or None outside a checkout."""
-    try:
-        folder = Path(__file__).parent
-        return subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _stage_seconds(out: Path) -> dict[str, float]:
-    markers = sorted((out / "done").glob("*.json"), key=lambda path: path.stat().st_mtime)
-    return {path.stem: json.loads(path.read_text(encoding="utf-8"))["seconds"] for path in markers}
-
-
 DATA = [
     Stage("stories", ("stories",), make_stories),
     Stage("units", ("units",), make_units, needs=("stories",), takes=True),
-    Stage("corpus", ("corpus",), make_corpus, needs=("stories", "units")),
+    Stage("corpus", ("corpus", "corpora", "voices"), make_corpus, needs=("stories", "units")),
     Stage("vocabulary", ("vocabulary",), make_vocabulary, needs=("corpus",), takes=True),
 ]
 BUNDLE = [
     Stage("slm", ("model", "slm"), make_slm, needs=("vocabulary",), together=True),
-    Stage("vocoder", ("vocoder",), make_vocoder, needs=("stories", "units"), takes=True),
-    Stage("bundle", ("name", "bundle"), make_bundle, needs=("slm", "vocoder")),
+    Stage("vocoder", ("vocoder", "voices"), make_vocoder, needs=("stories", "units"), takes=True),
+    Stage("bundle", ("name", "bundle", "voices"), make_bundle, needs=("slm", "vocoder")),
 ]
-RECOGNISER = Stage("asr", ("asr",), make_asr, needs=("bundle",), takes=True)
-MEASURE = Stage("evaluation", ("evaluation",), measure, needs=("bundle", "asr"))
+RECOGNISER = Stage("asr", ("asr", "voices"), make_asr, needs=("bundle",), takes=True)
+MEASURE = Stage("evaluation", ("evaluation", "voices"), measure, needs=("bundle", "asr"))
 ABLATION = Stage("ablation", ("model", "slm", "ablation"), compare_models, needs=("vocabulary",))
 
 
@@ -333,15 +380,17 @@ def check_languages(recipe: Recipe) -> None:
             raise TresseError(
                 f"there are no built-in stories in {missing[0]}: set stories.file to a stories.jsonl with all the languages"
             )
-    voices = Voices.load()
+    voices = Voices.named(recipe.voices)
     made = [] if recipe.parts.vocoder is not None or recipe.ablation is not None else voices.vocoder
-    voices.check(dict.fromkeys((*(recipe.corpus.speakers or voices.training), *made)), recipe.languages)
+    telling = recipe.corpus.speakers or voices.training
+    voices.check(dict.fromkeys((*(telling if recipe.corpus.unspoken is None else ()), *made)), recipe.languages)
 
 
 def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
     """Make what a recipe makes in `out`, or only the stage `until` and what it needs. See `train.run.carry_out`.
 
-    Raises TresseError, before anything is made, for languages that cannot be told or spoken.
+    Raises TresseError, before anything is made, for languages that cannot be told or spoken, and corpora that cannot be.
     """
     check_languages(recipe)
+    recipe.check_corpora()
     carry_out(stages_of(recipe), recipe, out, until, workers)

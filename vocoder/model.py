@@ -13,6 +13,8 @@ Shapes: B batch, N collapsed units, T head frames, C channels.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -88,10 +90,37 @@ class Vocoder(nn.Module):
         """Where the weights are."""
         return self.units.weight.device
 
-    def embed(self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, features_BNC: Tensor) -> Tensor:
-        """Everything known about a unit: units, speaker, language, features of its prosody -> [B, N, C]."""
+    def embed(
+        self,
+        ids_BN: Tensor,
+        speaker_B: Tensor,
+        language_BN: Tensor,
+        features_BNC: Tensor,
+        remembers_B: Tensor | None = None,
+    ) -> Tensor:
+        """Everything known about a unit: units, speaker, language, features of its prosody -> [B, N, C]. remembers: whose
+        features are used, bool (None: all)."""
         x = self.units(ids_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
-        return x + self.context(features_BNC)
+        memory = self.context(features_BNC)
+        return x + (memory if remembers_B is None else memory * remembers_B[:, None, None])
+
+    def forget(self) -> None:
+        """Leave the features of the sentence so far out for good: the backbone remembers what its convolutions do."""
+        nn.init.zeros_(self.context.weight)
+        nn.init.zeros_(self.context.bias)
+
+    def for_speakers(self, speakers: Sequence[str]) -> Vocoder:
+        """The same vocoder with these speakers, in this order; one that it does not know begins as the mean of its own."""
+        known = self.config.speakers
+        made = Vocoder(replace(self.config, speakers=list(speakers)))
+        weights = dict(self.state_dict())
+        for name in ("speakers.weight", "prosody.speakers.weight"):
+            rows = weights[name]
+            weights[name] = torch.stack(
+                [rows[known.index(speaker)] if speaker in known else rows.mean(0) for speaker in speakers]
+            )
+        made.load_state_dict(weights)
+        return made.to(self.device).train(self.training)
 
     def spread(self, x_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor, f0_BT: Tensor) -> Tensor:
         """Units -> head frames: each frame's unit, its head frames since the run's start and to its end, Hz or 0."""

@@ -54,14 +54,16 @@ class Prosody(nn.Module):
         self.tone = nn.Linear(dim, HIDDEN)
         self.place = nn.Linear(3, HIDDEN)
         self.pitch_out = nn.Linear(HIDDEN, 2)
+        self.dropout = nn.Dropout(0.0)
+        """Set by training."""
 
     def durations(
         self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, state: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Units [B, N], speaker [B], language of each unit [B, N] -> features [B, N, C], logits [B, N, R], state."""
         x = self.units(ids_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
-        features, state = self.stack(x, state)
-        return features, self.out(features), state
+        features, state = self.stack(self.dropout(x), state)
+        return features, self.out(self.dropout(features)), state
 
     def features(
         self, heard_BNC: Tensor, run_lengths_BN: Tensor, elapsed: int = 0, state: list[Tensor] | None = None
@@ -70,14 +72,14 @@ class Prosody(nn.Module):
         since = elapsed + run_lengths_BN.cumsum(1) - run_lengths_BN
         tick = (since / (self.frame_rate * CLOCK)).long().clamp(max=TENTHS - 1)
         length = run_lengths_BN.clamp(1, self.lengths.num_embeddings) - 1
-        return self.melody(heard_BNC + self.lengths(length) + self.clock(tick), state)
+        return self.melody(self.dropout(heard_BNC + self.lengths(length) + self.clock(tick)), state)
 
     def pitch(self, melody_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Features of units, and of each head frame its unit, the head frames since the run's start and to its end.
 
         Returns octaves above MIDDLE and voicing logits, [B, T] each.
         """
-        tone = self.tone(melody_BNC)
+        tone = self.tone(self.dropout(melody_BNC))
         tone = torch.gather(tone, 1, unit_BT[:, :, None].expand(-1, -1, HIDDEN))
         start, end = start_BT.to(tone.dtype), end_BT.to(tone.dtype)
         position = torch.stack([(start + 0.5) / (start + end + 1), start / 16, end / 16], dim=-1)

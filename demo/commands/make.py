@@ -24,6 +24,12 @@ def recipe_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only print parameters, units, memory and time on this machine.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="With --dry-run: processes (GPUs) of the language model's training.", min=1, show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Make a whole bundle from nothing: stories, speech, units, language model, vocoder. Run again, it goes on."""
     from train.recipe import Recipe
@@ -33,8 +39,10 @@ def recipe_command(
     if dry_run:
         from train.estimate import describe, estimate
 
-        say(describe(estimate(recipe, out or Path("runs") / recipe.name)))
+        say(describe(estimate(recipe, out or Path("runs") / recipe.name, processes=processes)))
         return
+    if processes is not None:
+        raise TresseError("--processes says what --dry-run estimates: add --dry-run, or train under accelerate launch")
     run_recipe(recipe, out or Path("runs") / recipe.name, until, workers)
 
 
@@ -43,6 +51,16 @@ def prepare_command(
     stories: Annotated[
         Path | None,
         typer.Option(help="Parallel stories (.jsonl). [default: generated ones]", show_default=False),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of stories: a manifest of recordings (.jsonl), or lhotse's cuts.", show_default=False
+        ),
+    ] = None,
+    audio_language: Annotated[
+        str | None,
+        typer.Option(help="Language of all recordings, whatever the manifest says.", show_default=False),
     ] = None,
     count: Annotated[int, typer.Option(help="How many stories to generate.", min=1)] = 1000,
     cycle: Annotated[int, typer.Option(help="How many of these combine the same few facts.", min=1)] = 1,
@@ -61,8 +79,9 @@ def prepare_command(
     workers: WorkersOption = CORES,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Stories -> speech -> units -> Parquet shards. Killed and run again, it goes on."""
+    """Stories or recordings -> units -> Parquet shards. Killed and run again, it goes on."""
     from slm.bundle import SHIPPED
+    from train.corpus.manifest import Manifest
     from train.corpus.preparation import prepare_corpus
     from train.corpus.work import CorpusPreparation
     from train.speech.augmentation import Augmentation
@@ -75,12 +94,19 @@ def prepare_command(
     preparation = CorpusPreparation(
         seed=seed, stories_per_voice=cycle, augmentation=Augmentation() if augment else None
     )
-    source = stories if stories else generate_stories(seed, count, "train", cycles=Cycles(cycle))
+    if audio and stories:
+        raise TresseError("--stories and --audio make a corpus each: run prepare once for either")
+    source = (
+        Manifest(audio, audio_language)
+        if audio
+        else stories or generate_stories(seed, count, "train", cycles=Cycles(cycle))
+    )
     made = prepare_corpus(
         source, languages or list(speakers.languages), folder, out, preparation, speakers, workers, device
     )
     rejected = f", {made.rejected} rows could not be used (see rejected.jsonl)" if made.rejected else ""
-    say(f"{made.folder}: {made.counts.stories} stories, {made.counts.seconds / 3600:.1f} h of speech{rejected}")
+    what = "rows of recordings" if audio else "stories"
+    say(f"{made.folder}: {made.counts.stories} {what}, {made.counts.seconds / 3600:.1f} h of speech{rejected}")
 
 
 def train_command(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +40,7 @@ CacheOption = Annotated[
 def cloze_command(
     out: OutOption,
     items: Annotated[
-        str, typer.Option(help="test, unseen, validation, handwritten, or a .jsonl file of items.")
+        str, typer.Option(help="test, unseen, validation, handwritten, written, or a .jsonl file of items.")
     ] = "test",
     count: Annotated[int, typer.Option(help="Items of each kind, of a split.", min=1)] = 1871,
     voice: Annotated[
@@ -70,7 +68,8 @@ def cloze_command(
     from train.evaluate.spoken_items import default_cache
 
     speakers = pairs("--voice", voice, "LANG=VOICE")
-    chosen, root = load_items(items, count)
+    shown = Bundle.load(bundle, device)
+    chosen, root = load_items(items, count, languages=shown.languages)
 
     def evaluate(measured: Bundle, folder: Path) -> dict[str, Any]:
         return evaluate_cloze(
@@ -83,7 +82,7 @@ def cloze_command(
             workers=workers,
         )
 
-    results = evaluate(Bundle.load(bundle, device), out)
+    results = evaluate(shown, out)
     say(markdown_table(results))
     say("\n" + voices_table(results))
     if compare:
@@ -295,20 +294,6 @@ def all_command(
     say(f"{out / 'report.html'}: {', '.join(results['parts'])}")
 
 
-def bench_cloze_command(
-    count: Annotated[int, typer.Option(help="Items of each kind.", min=1)] = 50,
-    bundle: BundleOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Cloze items scored a second: shared beginnings in batches against one item at a time."""
-    no_telemetry()
-    from slm.bundle import Bundle
-    from train.bench.cloze import bench_cloze, table
-    from train.evaluate.spoken_items import default_cache
-
-    _show(bench_cloze(Bundle.load(bundle, device), count, cache=default_cache()), table)
-
-
 def units_command(
     out: OutOption,
     count: Annotated[int, typer.Option(help="Sentences of each language.", min=2)] = 100,
@@ -333,46 +318,6 @@ def units_command(
     say(summary_table(report_units(encoder, languages, out, count=count)))
 
 
-def bench_vocoder_command(bundle: BundleOption = None, device: DeviceOption = "cpu") -> None:
-    """Real-time factor and delay of the vocoder against a HiFi-GAN generator of the usual size."""
-    no_telemetry()
-    from slm.bundle import Bundle
-    from train.bench.vocoder import bench_vocoder, table
-
-    _show(bench_vocoder(Bundle.load(bundle, device).vocoder), table)
-
-
-def bench_continue_command(
-    prompts: Annotated[int, typer.Option(help="Spoken prompts.", min=1)] = 50,
-    bundle: BundleOption = None,
-    device: DeviceOption = "auto",
-) -> None:
-    """Delay of the first audio, and decoding speed, against generating everything with transformers first."""
-    no_telemetry()
-    from slm.bundle import Bundle
-    from train.bench.latency import bench_continue, table
-
-    _show(bench_continue(Bundle.load(bundle, device), prompts), table)
-
-
-def bench_train_command(
-    stories: Annotated[int, typer.Option(help="Stories trained on.", min=2)] = 64,
-    turns: Annotated[int, typer.Option(help="Timed turns of each way; the best counts.", min=1)] = 3,
-    bundle: BundleOption = None,
-) -> None:
-    """Units a second and useful share of the training loop against the plain transformers way."""
-    from train.bench.train import run_bench, table
-
-    _show(run_bench(stories, turns, Path(bundle) if bundle else None), table)
-
-
-def bench_prepare_command() -> None:
-    """Hours of speech an hour for synthesis, encoding and writing of a corpus."""
-    from train.bench.prepare import run_bench, table
-
-    _show(run_bench(), table)
-
-
 def _recogniser(bundle: Bundle, asr: str | None) -> tuple[Transcriber | None, str]:
     """The recogniser asked for, or the bundle's; where the bundle has none, None and why."""
     from slm.transcribe import Transcriber
@@ -383,9 +328,3 @@ def _recogniser(bundle: Bundle, asr: str | None) -> tuple[Transcriber | None, st
         if asr:
             raise
         return None, str(error)
-
-
-def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:
-    """A table for people, then one JSON object as the last line."""
-    say(table(result))
-    say(json.dumps(result))

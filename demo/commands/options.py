@@ -12,7 +12,7 @@ from slm.errors import TresseError
 
 BundleOption = Annotated[
     str | None,
-    typer.Option("--bundle", help="Folder or hub id of a bundle. [default: the shipped one]", show_default=False),
+    typer.Option("--bundle", help="A bundle: a shipped one, a folder, a hub id. [default: braid]", show_default=False),
 ]
 JudgeOption = Annotated[
     str | None,

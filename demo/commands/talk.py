@@ -27,10 +27,7 @@ from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P, ReplySettings
 if TYPE_CHECKING:
     from slm.bundle import Bundle
 
-OUT_OF_DOMAIN = (
-    "this prompt is out of domain, so the continuation does not follow from it: "
-    "take a voice and a story like those that the bundle was trained on"
-)
+OUT_OF_DOMAIN = "this prompt is out of domain, so the continuation does not follow from it"
 
 
 UNTAGGED = "this model has no language tags: it chooses the language itself, and --to is only how the voice speaks"
@@ -58,6 +55,16 @@ def demo_command(
             show_default=False,
         ),
     ] = None,
+    replies: Annotated[
+        int | None,
+        typer.Option(
+            help="Replies that are made at once; who comes later waits in line. [default: two a core]",
+            envvar="TRESSE_REPLIES",
+            show_envvar=True,
+            show_default=False,
+            min=1,
+        ),
+    ] = None,
 ) -> None:
     """Serve the page on which one talks with the model."""
     no_telemetry()
@@ -69,7 +76,8 @@ def demo_command(
 
         known = account(auth) if auth is not None else None
         loaded = Bundle.load(bundle, device)
-        serve(loaded, host, port, recordings=recordings, asr=asr, hosts=allow_host or (), account=known)
+        hosts = allow_host or ()
+        serve(loaded, host, port, recordings=recordings, asr=asr, hosts=hosts, account=known, replies=replies)
 
 
 def continue_command(
@@ -109,7 +117,9 @@ def continue_command(
         settings = ReplySettings((to,), seed, temperature, top_p, max_seconds, speaker)
         report = continue_file(loaded, prompt, out, settings)
     if not report["prompt_in_domain"]:
-        complain(f"tresse: {OUT_OF_DOMAIN}")
+        from slm.voice_check import ADVICE
+
+        complain(f"tresse: {OUT_OF_DOMAIN}; {ADVICE[report['prompt_advice']]}")
     if as_json:
         say(json.dumps(report))
     else:

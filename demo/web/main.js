@@ -3,7 +3,9 @@
 // State, for styling and for tests, is in the data attributes of .talk: state (connecting, idle, asking, recording,
 // thinking, speaking), free (hands-free is on), gaps, first-sound-ms of the latest reply.
 
+import { Awake } from "./awake.js";
 import { Braid } from "./braid.js";
+import { FirstMinute } from "./firstminute.js";
 import { Link } from "./link.js";
 import { Player } from "./player.js";
 import { recordingsPage } from "./recordings.js";
@@ -13,6 +15,14 @@ import { Story } from "./story.js";
 import { Strip } from "./strip.js";
 import { Talking } from "./talking.js";
 import { fill, languageName, number, onChange, preferred, problem, t, use } from "./texts.js";
+
+// The page as an app of its own: Gradio's page names a manifest that is not there.
+function install() {
+  for (const other of document.querySelectorAll("link[rel=manifest]")) other.remove();
+  const link = Object.assign(document.createElement("link"), { rel: "manifest", crossOrigin: "use-credentials" });
+  link.href = new URL("manifest.json", import.meta.url);
+  document.head.append(link);
+}
 
 export async function start(element, props) {
   const root = element.querySelector(".talk");
@@ -32,6 +42,9 @@ export async function start(element, props) {
     prompt,
   });
   const live = new Strip($(".strip.live"), props.frame_rate, props.languages);
+  const first = new FirstMinute(root, props, link, player, talking, { hush, say });
+  const awake = new Awake();
+  const touched = matchMedia("(max-width: 640px), (pointer: coarse)");
   new Braid($(".braid"), () => Math.max(player.loudness(), talking.level));
 
   let connected = false;
@@ -42,12 +55,16 @@ export async function start(element, props) {
   let message = null; // what stays until something happens: {text, calm}; calm: no problem
   let queue = 0;
   let context = null;
+  let strange = false; // the latest prompt was not understood
 
   // ---- what is shown ------------------------------------------------------------------------------------------------
 
   function show() {
     const state = !connected ? "connecting" : talking.state ?? (player.sounding ? "speaking" : working ? "thinking" : "idle");
     const toggled = Boolean(talking.turn?.toggled);
+    const { meter, onPiece } = talking.microphone;
+    const hint = onPiece ? meter.hint : "";
+    const strays = strange && player.current?.startsWith(`${story.turns.length - 1}/`);
     if (state !== root.dataset.state) root.dataset.state = state;
     root.dataset.free = Boolean(talking.free);
     root.dataset.gaps = player.gaps;
@@ -55,10 +72,10 @@ export async function start(element, props) {
     const words = {
       connecting: t(known ? "state.lost" : "state.connecting"),
       asking: t("state.asking"),
-      recording: t(toggled ? "state.recording.tap" : "state.recording"),
-      speaking: player.blocked ? t("state.blocked") : t("state.speaking"),
+      recording: t(hint ? `voice.now.${hint}` : toggled ? "state.recording.tap" : "state.recording"),
+      speaking: player.blocked ? t("state.blocked") : t(strays ? "state.speaking.strange" : "state.speaking"),
       thinking: queue ? t("state.queue", { n: queue }) : t("state.thinking"),
-      idle: t(talking.free ? "state.free" : "state.idle"),
+      idle: t(talking.free ? "state.free" : strange ? "state.idle.strange" : touched.matches ? "state.idle.touch" : "state.idle"),
     };
     const text = message && !["connecting", "asking", "recording", "speaking"].includes(state) ? problem(message.text) : words[state];
     if ($(".status").textContent !== text) $(".status").textContent = text;
@@ -67,9 +84,17 @@ export async function start(element, props) {
     $(".press").setAttribute("aria-pressed", String(state === "recording"));
     const label = { asking: t("press.asking"), recording: t(toggled ? "press.recording.tap" : "press.recording") }[state] ?? t("press");
     if ($(".press .label").textContent !== label) $(".press .label").textContent = label;
+    if ($(".level").hidden === Boolean(onPiece)) $(".level").hidden = !onPiece;
+    if (onPiece) {
+      $(".level").dataset.hint = hint;
+      $(".level span").style.width = `${Math.round(100 * meter.share)}%`;
+    }
+    if (story.empty) $(".hear-dialogue").setAttribute("aria-pressed", String(first.sounds));
+    $(".check-voice").disabled = !connected || state === "recording" || state === "asking";
+    awake.want(Boolean(talking.free) || Boolean(first.checking) || ["asking", "recording", "thinking", "speaking"].includes(state));
     if ($(".beginning").hidden === story.empty) {
       $(".beginning").hidden = !story.empty;
-      $(".beginnings").open = story.empty;
+      $(".beginnings").open = story.empty || strange;
     }
     $(".story-bar").hidden = story.empty;
     for (const name of [".again", ".undo"]) $(name).disabled = Boolean(talking.turn);
@@ -96,7 +121,7 @@ export async function start(element, props) {
       if (!m.resumed) working = m.working;
       link.set(controls.read());
       talking.back();
-      for (const a of root.querySelectorAll(".downloads a")) a.href = link.url("story", { form: a.dataset.form });
+      offerDownloads();
     } else if (m.type === "lost") {
       connected = false;
       talking.lost();
@@ -104,9 +129,10 @@ export async function start(element, props) {
       player.silence();
       discarded = new Set();
       story.show(m.turns);
+      strange = m.turns.at(-1)?.in_domain === false;
     } else if (m.type === "context") context = m;
     else if (m.type === "speech") bargeIn();
-    else if (m.type === "pause") ended = performance.now();
+    else if (m.type === "pause") ended = performance.now() - 1000 * m.silence;
     else if (m.type === "listening") {
       if (!m.ids.length) live.units = [];
       showLive(true);
@@ -117,7 +143,8 @@ export async function start(element, props) {
       working = true;
       queue = 0;
       story.heard(m);
-      if (!m.in_domain) $(".beginnings").open = true;
+      strange = !m.in_domain;
+      if (strange) $(".beginnings").open = true;
     } else if (m.type === "queue") queue = m.position;
     else if (m.type === "speaking") {
       queue = 0;
@@ -143,6 +170,13 @@ export async function start(element, props) {
       showLive(false);
     } else if (m.type === "idle") working = false;
     show();
+  }
+
+  function offerDownloads() {
+    for (const a of root.querySelectorAll(".downloads a")) {
+      a.href = link.url("story", { form: a.dataset.form, interface: document.documentElement.lang });
+      a.hidden = ["srt", "vtt"].includes(a.dataset.form) && !props.transcripts;
+    }
   }
 
   function showLive(on) {
@@ -273,13 +307,24 @@ export async function start(element, props) {
   const controls = new Controls($("#panel-talk"), props, (values) => connected && link.set(values));
   onChange(() => {
     fill(root);
+    offerDownloads();
     for (const choice of $(".interface").children) choice.setAttribute("aria-pressed", String(choice.lang === document.documentElement.lang));
     story.relabel();
+    first.show();
     for (const badge of root.querySelectorAll(".badge[data-language]")) badge.textContent = languageName(badge.dataset.language);
     $(".note").textContent = props.recordings ? t("note.recordings", { folder: props.recordings }) : t("note", { minutes: props.minutes });
     pages[tabs.find((tab) => tab.getAttribute("aria-selected") === "true").id]?.();
     show();
   });
+  // On phones and tablets the button is docked to the bottom; nothing that is focused or shown hides behind it.
+  new ResizeObserver(() => {
+    const docked = getComputedStyle($(".dock")).position === "fixed";
+    const height = docked ? `${Math.ceil($(".dock").getBoundingClientRect().height)}px` : "0px";
+    root.style.setProperty("--dock", height);
+    document.documentElement.style.scrollPaddingBottom = docked ? `calc(${height} + 8px)` : "";
+  }).observe($(".dock"));
+
+  install();
   await use(preferred(props.interfaces));
   setInterval(show, 50);
   link.connect();

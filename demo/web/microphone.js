@@ -3,7 +3,8 @@
 // It may end (a headset is unplugged), be muted, or be interrupted (a call, another tab, a computer that slept). While it
 // records it is watched; before it records, one that no longer works is opened anew.
 
-import { onGesture, wake } from "./gestures.js";
+import { onGesture, onReturn, wake } from "./gestures.js";
+import { Meter } from "./meter.js";
 
 const WORKLET = `
 registerProcessor("pieces", class extends AudioWorkletProcessor {
@@ -39,7 +40,9 @@ export class Microphone {
     this.latest = 0; // performance.now() of the latest piece
     this.well = 0; // performance.now() when there was no trouble
     setInterval(() => this.watch(), WATCH);
+    this.meter = new Meter();
     onGesture(() => this.context && wake(this.context));
+    onReturn(() => this.context && wake(this.context));
   }
 
   get rate() {
@@ -83,6 +86,7 @@ export class Microphone {
     this.node.port.onmessage = ({ data }) => {
       this.latest = performance.now();
       this.level = data.samples.reduce((top, sample) => Math.max(top, Math.abs(sample)), 0) / 32768;
+      this.meter.push(this.level);
       this.onPiece?.(data.samples);
       if (data.last) this.flushed?.();
     };
@@ -93,11 +97,13 @@ export class Microphone {
   record(onPiece) {
     clearTimeout(this.closing);
     this.onPiece = onPiece;
+    this.meter.begin();
     this.well = performance.now();
   }
 
+  // A page that nobody sees, on a phone that is locked, may have no microphone and cannot open one: it waits.
   watch() {
-    const trouble = this.onPiece && this.trouble;
+    const trouble = this.onPiece && !document.hidden && this.trouble;
     if (!trouble) this.well = performance.now();
     else if (trouble === "MicrophoneEnded" || performance.now() - this.well > PATIENCE) this.onTrouble(trouble);
     else wake(this.context);

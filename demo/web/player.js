@@ -3,7 +3,7 @@
 // A voice is one sound (a reply, a prompt played again), known by a key; voices sound one after the other. How much of a
 // voice has sounded is exact: the page can tell the server what was heard when somebody interrupts.
 
-import { onGesture, wake } from "./gestures.js";
+import { onGesture, onReturn, wake } from "./gestures.js";
 
 const LEAD = 0.03; // s between the arrival of the first piece and its sound
 const LEAD_AFTER_GAP = 0.15; // s, after sound ran out once: gather a little more
@@ -18,6 +18,7 @@ export class Player {
     this.playhead = 0;
     this.gaps = 0;
     onGesture(() => this.unlock());
+    onReturn(() => this.context && wake(this.context));
   }
 
   // Browsers let sound start only from a gesture: every gesture makes sure that the context exists and runs.

@@ -1,4 +1,4 @@
-// The page of past recordings: every turn that the server kept, newest first, with a search by language.
+// The page of past recordings: every turn that the server kept of this page, newest first, with a search by language.
 
 import { languageName, seconds, t } from "./texts.js";
 

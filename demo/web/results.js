@@ -20,7 +20,12 @@ function* figures(values, path = []) {
 }
 
 const cellName = (name) => name.split(">").map(languageName).join(" → ");
-const words = (key) => (t(`metric.${key}`) === `metric.${key}` ? key.replaceAll("_", " ") : t(`metric.${key}`));
+const phrase = (key) => (t(`metric.${key}`) === `metric.${key}` ? key.replaceAll("_", " ") : t(`metric.${key}`));
+// "fr" -> French; "held_out_fr" -> French, unseen voices.
+const words = (key) => {
+  const [, group, code] = key.match(/^(?:(training|held_out)_)?([a-z]{2})$/) ?? [];
+  return code ? [languageName(code), ...(group ? [phrase(group)] : [])].join(", ") : phrase(key);
+};
 
 function clozeTable(path, cells) {
   const table = make("table");
@@ -75,7 +80,7 @@ function figuresTable(key, rows, digits) {
   table.append(head);
   for (const [path, values] of rows) {
     const row = make("tr");
-    const name = path.map((one) => (/^\w\w>\w\w$/.test(one) ? cellName(one) : /^\w\w$/.test(one) ? languageName(one) : words(one))).join(" · ");
+    const name = path.map((one) => (/^\w\w>\w\w$/.test(one) ? cellName(one) : words(one))).join(" · ");
     row.append(Object.assign(make("th", name), { scope: "row" }));
     row.append(...columns.map((column) => make("td", column in values ? shown(column, values[column], digits) : "")));
     table.append(row);
@@ -130,6 +135,14 @@ async function itemsList(props) {
   return [list];
 }
 
+// A table that is wider than the screen is scrolled, by key as well.
+const widths = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+
 export function resultsPage(panel, props) {
   return function show() {
     const parts = [make("h2", t("tab.results")), make("p", t("results.how"))];
@@ -159,6 +172,8 @@ export function resultsPage(panel, props) {
       hear.replaceWith(...(await itemsList(props)));
     });
     parts.push(make("h3", t("results.items")), hear);
+    widths.disconnect();
     panel.replaceChildren(...parts);
+    for (const table of panel.querySelectorAll("table")) widths.observe(table);
   };
 }

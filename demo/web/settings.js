@@ -4,7 +4,8 @@ import { keep, recallObject } from "./stored.js";
 import { languageName, number, onChange, t } from "./texts.js";
 
 const STORED = "tresse-choices";
-const NAMES = ["speaker", "max_seconds", "temperature", "top_p", "seed"];
+const NAMES = ["speaker", "max_seconds", "temperature", "top_p", "seed", "patience"];
+const PATIENCE = ["quick", "normal", "patient"];
 
 export class Controls {
   constructor(root, props, onInput) {
@@ -22,6 +23,7 @@ export class Controls {
     const speaker = this.field("speaker");
     for (const name of ["", ...props.speakers]) speaker.append(new Option(name.charAt(0).toUpperCase() + name.slice(1), name));
     speaker.closest("label").hidden = props.speakers.length < 2;
+    this.field("patience").append(...PATIENCE.map((name) => new Option(name, name)));
     this.defaults = { target: "same", speaker: "", seed: "", ...props.defaults };
     this.write(this.defaults);
     this.write(recallObject("local", STORED));
@@ -71,12 +73,15 @@ export class Controls {
   }
 
   label() {
+    const { languages } = this.props;
     for (const label of this.pills.children) {
       const { value } = label.firstChild;
-      label.lastChild.textContent = this.props.languages.includes(value) ? languageName(value) : t(`target.${value}`);
-      label.title = this.props.languages.includes(value) ? "" : t(`target.${value}.hint`);
+      const name = value === "both" && languages.length > 2 ? "target.all" : `target.${value}`;
+      label.lastChild.textContent = languages.includes(value) ? languageName(value) : t(name);
+      label.title = languages.includes(value) ? "" : t(`target.${value}.hint`);
     }
     this.field("speaker").options[0].textContent = t("speaker.any");
+    for (const option of this.field("patience").options) option.textContent = t(`patience.${option.value}`);
     this.field("seed").placeholder = t("seed.new");
     for (const name of ["max_seconds", "temperature", "top_p"]) {
       const field = this.field(name);

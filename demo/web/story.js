@@ -1,5 +1,6 @@
 // The turns of the story as cards: what was said, the replies, and for each its language, words, units and sound.
 
+import { figures } from "./firstminute.js";
 import { Strip, ofReply } from "./strip.js";
 import { languageName, number, seconds, t } from "./texts.js";
 
@@ -46,23 +47,29 @@ export class Story {
     const item = part("li", "turn");
     item.dataset.turn = message.turn;
     const replies = part("div", "replies");
-    this.turns[message.turn] = { item, replies, both: 0 };
-    const card = this.card(message.turn, "prompt", [message.language]);
+    this.turns[message.turn] = { item, replies, both: 0, understood: message.in_domain };
+    const card = this.card(message.turn, "prompt", message.in_domain ? [message.language] : []);
     for (const { language, ids, lengths } of message.sentences) {
       card.strip.add(ids, lengths, ids.map(() => language), ids.map((_, k) => k === 0));
     }
-    card.message.prompt = message.seconds;
+    const until = this.turns.slice(0, message.turn + 1);
+    const share = { n: until.filter((turn) => turn.understood).length, m: until.length };
+    Object.assign(card.message, { prompt: message.seconds, voice: message.voice, share });
     this.showFacts(card);
-    if (!message.in_domain) {
-      const hint = part("p", "out-of-domain");
-      hint.append(part("span", "", "out_of_domain"));
-      if (this.props.examples.length) hint.append(" ", part("span", "", "out_of_domain.examples"));
-      card.words.after(hint);
-    }
+    if (!message.in_domain) replies.append(this.strange(message.advice));
+    else if (message.advice) card.words.after(part("p", "advice", `voice.${message.advice}`));
     item.append(card.element, replies);
     this.list.append(item);
     card.strip.draw();
     item.scrollIntoView({ block: "nearest" });
+  }
+
+  // What is said beside replies to a prompt that was not understood: that they do not follow from it, and what would help.
+  strange(advice) {
+    const note = part("p", "out-of-domain");
+    note.append(part("b", "", "out_of_domain"), " ", part("span", "", `voice.${advice || "unfamiliar"}`));
+    if (this.props.examples.length) note.append(" ", part("span", "", "out_of_domain.examples"));
+    return note;
   }
 
   speaking({ turn, part: k, languages }) {
@@ -101,7 +108,10 @@ export class Story {
 
   showFacts(card) {
     const { message, firstSound } = card;
-    if (message.prompt) card.facts.textContent = seconds(message.prompt);
+    if (message.prompt) {
+      const share = message.share.m > 1 ? t("voice.understood", message.share) : "";
+      card.facts.textContent = [seconds(message.prompt), message.voice && figures(message.voice), share].filter(Boolean).join(" · ");
+    }
     if (!message.seconds) return;
     const facts = [
       seconds(message.seconds),

@@ -21,6 +21,10 @@ def load_encoder(folder: Path) -> UnitEncoder:
         from slm.units.conv import ConvUnitEncoder
 
         return ConvUnitEncoder.load(folder)
+    if kind == "attention":
+        from slm.units.attention import AttentionUnitEncoder
+
+        return AttentionUnitEncoder.load(folder)
     if kind == "mimi":
         from slm.units.mimi import MimiUnitEncoder
 
@@ -29,4 +33,5 @@ def load_encoder(folder: Path) -> UnitEncoder:
         from slm.units.hubert import HubertUnitEncoder
 
         return HubertUnitEncoder.load(folder)
-    raise TresseError(f"{path} asks for a unit encoder of type {str(kind)[:40]!r}: known types are conv, mimi, hubert")
+    known = "conv, attention, mimi, hubert"
+    raise TresseError(f"{path} asks for a unit encoder of type {str(kind)[:40]!r}: known types are {known}")

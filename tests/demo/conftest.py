@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from demo.app import start
+from demo.app import Served, start
 from slm.audio import write_wav
 from tests.browser import chromium
 from tests.demo.pages import (
@@ -17,6 +17,7 @@ from tests.demo.pages import (
     visits,
 )
 from tests.fake_bundle import FakeBundle, buzz
+from tests.program import MANUAL, Program
 
 
 @pytest.fixture
@@ -51,3 +52,28 @@ def fake(tmp_path: Path) -> Iterator[tuple[FakeBundle, str]]:
     page, url = start(bundle, "127.0.0.1", 0)  # type: ignore[arg-type]
     yield bundle, url
     page.close()
+
+
+@pytest.fixture(scope="module")
+def socket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[FakeBundle, Served, str]]:
+    bundle = FakeBundle(tmp_path_factory.mktemp("bundle") / "bundle", real_time_factor=0.02)
+    page, url = start(bundle, "127.0.0.1", 0)  # type: ignore[arg-type]
+    yield bundle, page, url
+    page.close()
+
+
+@pytest.fixture
+def socket_url(socket_server: tuple[FakeBundle, Served, str]) -> str:
+    """The address of a server of the socket whose replies are short and quick."""
+    bundle, _, address = socket_server
+    bundle.reply_seconds, bundle.real_time_factor = 0.6, 0.02
+    return address
+
+
+@pytest.fixture
+def program(socket_url: str) -> Iterator[Program]:
+    """A program that commits its prompts itself, at 16 kHz."""
+    connected = Program(socket_url)
+    connected.settings(**MANUAL)
+    yield connected
+    connected.close()

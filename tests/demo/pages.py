@@ -35,6 +35,15 @@ TAP = """
   };
 })();
 """
+STATES = """
+(() => {
+  window.states = [];  // [state, what the status says then]
+  new MutationObserver((changes) => {
+    for (const { target } of changes)
+      if (target.matches(".talk")) window.states.push([target.dataset.state, document.querySelector(".status")?.innerText]);
+  }).observe(document, { subtree: true, attributes: true, attributeFilter: ["data-state"] });
+})();
+"""
 HEARD = """() => window.heard.filter(([, samples]) => samples.some((s) => Math.abs(s) > 1e-4)).map(([time, samples]) => {
   const bytes = new Uint8Array(samples.buffer);
   return [time, btoa(String.fromCharCode(...bytes))];
@@ -85,6 +94,20 @@ class Visitor:
         """Wait until the page is in one of these states."""
         selector = ", ".join(f".talk[data-state={state}]" for state in states)
         self.page.locator(selector).wait_for(timeout=1000 * seconds)
+
+    def wait_passed(self, state: str, since: int = 0, seconds: float = 60) -> str:
+        """Wait until the page has been in a state, however shortly, since `since` changes of it (`changes`): its status."""
+        self.page.wait_for_function(
+            "([state, since]) => window.states.slice(since).some(([name]) => name === state)",
+            arg=[state, since],
+            timeout=1000 * seconds,
+        )
+        text = "([state, since]) => window.states.slice(since).find(([name]) => name === state)[1]"
+        return str(self.page.evaluate(text, [state, since]))
+
+    def changes(self) -> int:
+        """How often the page's state has changed so far."""
+        return int(self.page.evaluate("window.states.length"))
 
     def wait_replies(self, count: int) -> None:
         """Wait until so many replies are complete, and all is silent."""
@@ -155,6 +178,7 @@ class visits:
         self.contexts.append(context)
         context.set_default_timeout(60_000)
         context.add_init_script(TAP)
+        context.add_init_script(STATES)
         context.add_init_script(script)
         context.on("request", lambda request: self.requests.append(request.url))
         page = context.new_page()

@@ -67,6 +67,8 @@ def test_continue_speaks_in_every_pair(
     assert report["language"] == to
     assert report["prompt_language"] == spoken
     assert report["prompt_in_domain"]
+    assert report["prompt_advice"] == ""
+    assert -40 < report["prompt_voice"]["level"] < 0
     assert len(data) / rate == pytest.approx(report["seconds"], abs=0.01)
     assert report["seconds"] >= 2.0
     assert np.sqrt(np.mean(data**2)) > 0.01
@@ -82,9 +84,12 @@ def test_a_prompt_out_of_domain_is_reported(tmp_path: Path, capsys: pytest.Captu
     write_wav(prompts / "report.wav", sound, 16000)
     assert run("continue", prompts / "report.wav", "--to", "en", "--out", tmp_path / "out.wav", "--json") == 0
     printed = capsys.readouterr()
-    assert not json.loads(printed.out)["prompt_in_domain"]
+    report = json.loads(printed.out)
+    assert not report["prompt_in_domain"]
+    assert report["prompt_advice"] == "unfamiliar"
     (line,) = [line for line in printed.err.splitlines() if line.startswith("tresse: ")]
     assert "this prompt is out of domain" in line
+    assert "take a voice and a story like" in line
     for _ in range(2):  # made, and found to be there
         assert run("record", prompts, "--to", "en", "--out", tmp_path / "replies") == 0
         assert "1 continuations, 1 of prompts that are out of domain" in capsys.readouterr().out

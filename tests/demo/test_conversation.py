@@ -119,7 +119,7 @@ def test_two_pages_cannot_share_a_story(served: tuple[FakeBundle, str]) -> None:
 
 def test_hands_free_takes_turns_and_lets_itself_be_interrupted(bundle: Bundle, tmp_path: Path) -> None:
     page, url = start(bundle, "127.0.0.1", 0)
-    silence = np.zeros(16000, np.float32)
+    silence = np.zeros(32000, np.float32)
     speech = spoken_beginning("en")
     try:
         talker = Talker(url)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import ending, sessions, tending
+from demo import ending, service, tending
 from demo.app import start
 from demo.cli import main
 from demo.programs import Programs
@@ -284,7 +284,7 @@ def test_memory_and_stories_of_closed_pages_go_without_anybody_asking(
     calm = len(given_back)
     time.sleep(0.3)
     assert len(given_back) == calm
-    monkeypatch.setattr(sessions, "KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(service, "KEEP_SECONDS", 0.0)
     talker.close()
     until(lambda: not served.service._sessions, 20)
     until(lambda: len(given_back) > calm, 10)

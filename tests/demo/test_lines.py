@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from demo import messages
 from demo.messages import Sent
-from demo.sessions import Service, Session
+from demo.service import Service
+from demo.sessions import Session
 from tests.fake_bundle import FakeBundle, buzz
 
 

@@ -52,7 +52,15 @@ BROKEN = [
     '"en"',
     "7",
     json.dumps(
-        {"temperature": "hot", "seed": "1e99", "speaker": "nobody", "target": 7, "max_seconds": 1e9, "top_p": None}
+        {
+            "temperature": "hot",
+            "patience": "hasty",
+            "seed": "1e99",
+            "speaker": "nobody",
+            "target": 7,
+            "max_seconds": 1e9,
+            "top_p": None,
+        }
     ),
     json.dumps({"temperature": -1, "seed": "x", "speaker": {}, "target": "xx", "max_seconds": "NaN", "top_p": [1]}),
     json.dumps({"seed": 1.5, "temperature": True, "toString": "x", "max_seconds": ""}),
@@ -93,10 +101,10 @@ def test_a_line_that_died_is_noticed_and_what_was_missed_is_heard(fake: tuple[Fa
         visitor.example()
         visitor.wait_for("thinking")
         visitor.page.locator(".said").wait_for()
+        before = visitor.changes()
         line.kill_lines()
         died = time.monotonic()
-        visitor.wait_for("connecting")
-        assert "Connecting again" in visitor.status()
+        assert "Connecting again" in visitor.wait_passed("connecting", before)
         visitor.wait_for("thinking", "speaking", "idle")
         assert time.monotonic() - died < 15
         visitor.wait_replies(1)
@@ -129,8 +137,9 @@ def test_hands_free_goes_on_when_the_line_is_back(fake: tuple[FakeBundle, str], 
         visitor = visit(line.url)
         visitor.page.locator(".free").click()
         visitor.page.wait_for_timeout(500)
+        before = visitor.changes()
         line.kill_lines()
-        visitor.wait_for("connecting")
+        visitor.wait_passed("connecting", before)
         visitor.wait_for("idle")
         visitor.page.locator(".free[aria-pressed=true]").wait_for()
         assert visitor.state("free") == "true"

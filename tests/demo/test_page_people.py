@@ -59,11 +59,15 @@ def test_the_page_says_in_both_languages_that_a_prompt_is_out_of_domain(
         visitor.wait_replies(1 if pitch == 200 else 2)
     assert visitor.page.locator(".said").count() == 2
     (hint,) = visitor.page.locator(".out-of-domain").all()
-    assert "too far from the voices" in hint.inner_text()
+    assert "was not understood" in hint.inner_text()
+    assert "1 of 2 understood" in visitor.page.locator(".said .facts").last.inner_text()
+    assert "a child, a dog" in hint.inner_text()  # what to try
+    assert hint.locator("xpath=../article[contains(@class, 'reply')]").count() == 1  # beside the reply
+    assert "was not understood" in visitor.status()
     assert "examples below" in hint.inner_text()
     assert visitor.page.locator(".example").first.is_visible()
     visitor.page.locator(".interface [lang=fr]").click()
-    visitor.page.locator(".out-of-domain", has_text="trop loin des voix").wait_for()
+    visitor.page.locator(".out-of-domain", has_text="n’a pas été compris").wait_for()
 
 
 @pytest.mark.browser

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.responses import PlainTextResponse
 
+from demo import guesses
 from demo.app import start
 from demo.archive import sound_bytes
 from demo.cli import main
+from demo.guesses import FREE, Guesses
 from demo.password import Password, account
 from slm.errors import TresseError
 from tests.fake_bundle import FakeBundle, buzz
@@ -25,9 +33,13 @@ RIGHT = "Basic " + base64.b64encode(":".join(ACCOUNT).encode()).decode()
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     bundle = FakeBundle(tmp_path_factory.mktemp("bundle") / "bundle", real_time_factor=0.02, reply_seconds=0.3)
     folder = tmp_path_factory.mktemp("kept")
-    page, address = start(bundle, "127.0.0.1", 0, folder, account=ACCOUNT)  # type: ignore[arg-type]
-    yield address
-    page.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "demo.password.Guesses", lambda: Guesses(free=1_000_000)
+        )  # the tests of this server give many wrong ones
+        page, address = start(bundle, "127.0.0.1", 0, folder, account=ACCOUNT)  # type: ignore[arg-type]
+        yield address
+        page.close()
 
 
 def basic(text: str) -> str:
@@ -54,7 +66,7 @@ def test_without_the_password_nothing_is_answered(url: str, path: str, header: s
 
 
 def test_with_the_password_all_is_there(url: str) -> None:
-    for path in ("", "config", "tresse/health", "tresse/recordings", "tresse/web/main.js", "gradio_api/info"):
+    for path in ("", "config", "tresse/health", "tresse/example/0.flac", "tresse/web/main.js", "gradio_api/info"):
         assert httpx.get(url + path, headers={"Authorization": RIGHT}).status_code == 200
     evil = {"Authorization": RIGHT, "Origin": "https://evil.example"}
     assert httpx.get(url + "tresse/recordings", headers=evil).status_code == 403
@@ -78,12 +90,12 @@ def test_a_browser_asks_once(url: str, browser) -> None:
     context.close()
 
 
-@pytest.mark.parametrize("given", ["", "ada", ":", "ada:", ":secret", "ada:two\nlines", "@/nowhere/file", "@"])
-def test_what_is_no_account_is_one_line(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", ["", "ada", ":", "ada:", ":secret", "ada:two\nlines", "@/nowhere/file", "@"])
+def test_what_is_no_account_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TresseError):
-        account(given)
+        account(text)
     with pytest.raises(SystemExit) as stop:
-        main(["demo", "--auth", given])
+        main(["demo", "--auth", text])
     assert stop.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--auth" in line
@@ -111,8 +123,131 @@ def _run(*arguments: str) -> None:
         assert not stop.code, stop  # noqa: PT017
 
 
-def test_passwords_are_compared_whole() -> None:
-    knows = Password(None, ACCOUNT)._knows  # type: ignore[arg-type]
-    assert knows(RIGHT)
-    assert knows(RIGHT.replace("Basic", "basic"))
-    assert not knows("")
+# ---- wrong ones are counted ------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """The time that a test says."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def _application(scope: Any, receive: Any, send: Any) -> None:
+    await PlainTextResponse("in")(scope, receive, send)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def door(clock: Clock) -> Password:
+    return Password(_application, ACCOUNT, Guesses(clock))
+
+
+def knock(door: Password, header: str | None, address: str = "1.2.3.4") -> httpx.Response:
+    """The answer to a request from this address."""
+    headers = {} if header is None else {"Authorization": header}
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(door, client=(address, 7))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/", headers=headers)
+
+    with ThreadPoolExecutor(1) as apart:  # a browser of other tests may have a loop of its own in this thread
+        return apart.submit(lambda: asyncio.run(ask())).result()
+
+
+def guess(door: Password, first: int, count: int, address: str = "1.2.3.4") -> list[int]:
+    return [knock(door, basic(f"ada:{number}"), address).status_code for number in range(first, first + count)]
+
+
+def test_after_ten_wrong_ones_an_address_waits_longer_and_longer(door: Password, clock: Clock) -> None:
+    assert guess(door, 0, 10) == [401] * 10
+    waits = []
+    for number in range(10, 20):
+        refused = knock(door, RIGHT)  # even the right one: nothing can be learnt by guessing on
+        assert refused.status_code == 429
+        assert refused.json()["problem"].isprintable()
+        waits.append(int(refused.headers["retry-after"]))
+        assert guess(door, 1000, 3) == [429] * 3  # these do not count: the wait has its end
+        clock.now += waits[-1]
+        assert guess(door, number, 1) == [401]
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600, 3600, 3600]
+
+
+def test_after_the_wait_the_right_one_is_let_in(door: Password, clock: Clock) -> None:
+    guess(door, 0, 10)
+    clock.now += 59.5
+    assert knock(door, RIGHT).status_code == 429
+    clock.now += 0.5
+    assert knock(door, RIGHT).text == "in"
+    assert guess(door, 10, 2) == [401, 429]  # the right one, of others behind the same proxy, forgives nothing
+    clock.now += 120 + guesses.FORGET + 1
+    assert guess(door, 0, 11) == [401] * 10 + [429]
+
+
+def test_others_are_let_in_meanwhile(door: Password) -> None:
+    guess(door, 0, 11)
+    assert knock(door, RIGHT).status_code == 429
+    assert knock(door, RIGHT, "1.2.3.5").text == "in"
+    assert knock(door, None).status_code == 401  # a browser that asks what to send
+
+
+def test_what_is_no_guess_does_not_count(door: Password) -> None:
+    for header in [None, "", "Basic", "Basic !", "Bearer abc", *[basic("ada:old")] * 30]:
+        assert [knock(door, header).status_code for _ in range(15)] == [401] * 15
+    assert knock(door, RIGHT).text == "in"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "together"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:1", True),  # a machine has a network of 64 bits to itself
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:1.2.3.4", "1.2.3.4", True),
+        ("fe80::1%eth0", "fe80::2%eth1", True),
+        ("1.2.3.4", "1.2.3.5", False),
+        ("unix", "", False),
+    ],
+)
+def test_what_one_machine_may_have_is_counted_together(door: Password, first: str, second: str, together: bool) -> None:
+    guess(door, 0, 10, first)
+    assert knock(door, RIGHT, first).status_code == 429
+    assert knock(door, RIGHT, second).status_code == (429 if together else 200)
+
+
+def test_many_addresses_take_no_more_memory(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guesses, "MOST", 100)
+    counted = Guesses(clock)
+    for number in range(FREE):
+        counted.wrong("9.9.9.9", b"%d" % number)
+    for number in range(99):
+        counted.wrong(f"10.0.{number}.1", b"x")
+    assert len(counted) == 100
+    assert counted.wait("9.9.9.9") == guesses.FIRST_WAIT
+    for number in range(1000):
+        counted.wrong(f"11.{number // 250}.{number % 250}.1" + "x" * 10_000, b"x")
+        assert len(counted) <= 100
+
+
+@given(st.lists(st.tuples(st.floats(0, 5000), st.binary(max_size=1)), max_size=80))
+def test_guesses_of_an_address_are_few_whenever_they_come(guessed: list[tuple[float, bytes]]) -> None:
+    """In any hour at most FREE guesses beside those that a wait of a minute or more preceded."""
+    clock = Clock()
+    counted = Guesses(clock)
+    tried: list[tuple[float, float]] = []  # when, and how long after the one before
+    for pause, given_password in guessed:
+        clock.now += pause
+        waited = counted.wait("a")
+        assert 0 <= waited <= guesses.LONGEST_WAIT
+        if waited == 0:
+            tried.append((clock.now, clock.now - tried[-1][0] if tried else 0.0))
+            counted.wrong("a", b"%d" % len(tried) + given_password)
+    for begin, _ in tried:
+        hour = [gap for when, gap in tried if begin <= when < begin + 3600]
+        assert sum(gap < guesses.FIRST_WAIT for gap in hour[1:]) < FREE

@@ -11,6 +11,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def test_actions_of_another_form_are_422(talker: Talker, action: str, body: byte
     ("action", "values"),
     [
         ("settings", {"temperature": "hot"}),
+        ("settings", {"patience": "hasty"}),
         ("settings", {"seed": 1.5}),
         ("settings", {"seed": -1}),
         ("settings", {"seed": 2**31}),
@@ -271,6 +273,18 @@ def test_malformed_requests_are_answered_and_the_next_person_is_served(url: str,
     fresh.turn(lambda: fresh.post("upload", sound_bytes(buzz(150, 1.0), 16000), name="a.wav"))
     assert fresh.of("done")
     fresh.close()
+
+
+def test_many_playlists_at_once_do_not_stop_the_page(url: str, talker: Talker, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    lists = [b"#EXTM3U\n#EXTINF:7,\n%s\n" % os.fsencode(tmp_path / name) for name in ("pipe", "list.m3u8")]
+    lists.append(b"ffconcat version 1.0\nfile '%s'\n" % os.fsencode(tmp_path / "pipe"))
+    with ThreadPoolExecutor(45) as together:
+        answers = list(together.map(lambda n: talker.post("upload", lists[n % 3], name=f"{n}.m3u8"), range(45)))
+    for answer in answers:
+        assert answer.status_code == 400
+        assert "not audio that can be read" in problem(answer)
+    assert httpx.get(url + "tresse/health").json()["status"] == "ok"
 
 
 def test_a_path_that_is_too_long_is_refused(url: str) -> None:

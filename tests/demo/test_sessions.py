@@ -13,10 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from demo import programs, sessions
+from demo import programs
+from demo import service as services
 from demo.programs import Programs
 from demo.requests import ACTIONS, Nothing
-from demo.sessions import KEEP_SECONDS, Service
+from demo.service import KEEP_SECONDS, Service
 from slm.errors import TresseError
 from tests.fake_bundle import FakeBundle, buzz
 from tests.talker import Talker
@@ -24,7 +25,7 @@ from tests.talker import Talker
 
 @pytest.fixture
 def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(services, "MAX_SESSIONS", 5)
     return Service(FakeBundle(tmp_path / "bundle"), 1)  # type: ignore[arg-type,return-value]
 
 
@@ -63,7 +64,7 @@ def test_where_all_are_open_nobody_loses_a_story(service: Service) -> None:
 
 
 def test_one_address_cannot_take_all_places(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sessions, "NEW_A_MINUTE", 3)
+    monkeypatch.setattr(services, "NEW_A_MINUTE", 3)
     for _ in range(3):
         service.open_session("", "1.2.3.4")
     with pytest.raises(TresseError, match="from your address"):
@@ -85,7 +86,7 @@ def test_a_closed_page_is_forgotten_after_a_while(service: Service, monkeypatch:
 def test_asking_opens_no_session(served: tuple[FakeBundle, str]) -> None:
     _, url = served
     for number in range(30):
-        answer = httpx.get(f"{url}tresse/story", params={"session": f"{number:032x}"})
+        answer = httpx.get(f"{url}tresse/story", params={"tab" if number % 2 else "session": f"{number:032x}"})
         assert answer.status_code == 400
     talker = Talker(url)
     assert httpx.get(f"{url}tresse/health").json()["open"] == 1

@@ -1,4 +1,4 @@
-"""Transcripts, files of a story, recordings, and the functions for programs."""
+"""Transcripts, files of a story, and the functions for programs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from demo import archive, recordings
+from demo import archive
 from demo.app import start
 from demo.conversation import Conversation, Reply, Settings, Speaking, Turn
 from demo.transcripts import Transcripts
@@ -42,7 +42,8 @@ class StandInTranscriber:
 
     def stream(self, sample_rate: int, language: str | None = None) -> Any:
         def written(seconds: float) -> list[Any]:
-            return [SimpleNamespace(text=f"{seconds:.1f}", language=language or "en")] if seconds else []
+            spoken = {"text": f"{seconds:.1f}", "language": language or "en", "start": 0.0, "end": seconds}
+            return [SimpleNamespace(**spoken)] if seconds else []
 
         held: list[np.ndarray] = []
         return SimpleNamespace(
@@ -179,50 +180,6 @@ def test_prompts_out_of_domain_are_reported_kept_and_no_part_of_the_story(
         archive.reproduce(bundle, path)  # type: ignore[arg-type]
         assert not asked[-1].in_domain
         assert len(asked[-1].story) == 2
-    talker.close()
-
-
-def test_recordings_are_kept_whole_and_found_by_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "kept"
-    bundle = FakeBundle(tmp_path / "bundle", reply_seconds=0.5, real_time_factor=0.05)
-    page, url = start(bundle, "127.0.0.1", 0, recordings=folder)  # type: ignore[arg-type]
-    try:
-        talker = Talker(url)
-        for pitch, target in ((LOW, "same"), (LOW, "both"), (HIGH, "same")):
-            talker.do("settings", target=target)
-            talker.turn(lambda pitch=pitch: talker.say(buzz(pitch, 1.0)))
-        talker.eventually(lambda: len(talker.of("saved")) == 3)
-        found = talker.get("recordings").json()
-        assert len(found) == 3
-        assert {part["file"] for turn in found for part in turn["parts"]} >= {"prompt.wav", "reply-2-fr.wav"}
-        assert len(talker.get("recordings", language="fr").json()) == 2
-        assert len(talker.get("recordings", language="en").json()) == 2
-        name = talker.of("saved")[0]["name"]
-        data, rate = soundfile.read(io.BytesIO(talker.get(f"recordings/{name}/reply-1-en.wav").content))
-        assert len(data) == round(0.5 * rate)
-        for bad in (f"{name}/turn.json", f"..%2f{name}/prompt.wav", "x/prompt.wav"):
-            assert talker.get(f"recordings/{bad}").status_code in (400, 404)
-        described = json.loads((folder / name / "turn.json").read_text())
-        assert (described["replies"][0]["languages"], described["prompt"]["in_domain"]) == (["en"], True)
-        before = sorted(folder.iterdir())
-
-        def full(*_: Any) -> None:
-            raise TresseError("cannot write: free some space there")
-
-        monkeypatch.setattr(recordings, "write_wav", full)
-        talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
-        assert "free some space" in talker.of("problem")[-1]["text"]
-        assert talker.of("done")[-1]["seconds"] == 0.5  # the reply is there all the same
-        assert sorted(folder.iterdir()) == before
-        talker.close()
-    finally:
-        page.close()
-
-
-def test_without_a_folder_nothing_is_kept(served: tuple[FakeBundle, str]) -> None:
-    _, url = served
-    talker = Talker(url)
-    assert "--recordings" in talker.get("recordings").json()["problem"]
     talker.close()
 
 

@@ -9,56 +9,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from demo.anticipation import ReadPrompt
 from demo.app import start
-from demo.microphone import Microphone, ReadPrompt
+from demo.microphone import Microphone
 from demo.transcripts import LiveTranscript, Transcripts
-from demo.turn_taking import TurnTaking
 from slm.audio import resample
-from slm.voice_activity import RATE
+from slm.continuation import Prompt
+from slm.turn_taking import TurnTaking
+from slm.voice_activity import RATE, Change
 from tests.conftest import spoken_beginning
 from tests.fake_bundle import FakeBundle
 from tests.talker import Talker
 
-SILENCE = np.zeros(RATE, np.float32)
+SILENCE = np.zeros(2 * RATE, np.float32)
 SPEECH = spoken_beginning("en")[: RATE * 3 // 2]
 TWICE = np.concatenate([SILENCE, SPEECH, SILENCE, SPEECH, SILENCE])
 """Two utterances, with pauses that end a turn."""
 
-chunkings = st.one_of(
-    st.lists(st.integers(0, len(TWICE)), max_size=40).map(sorted),
-    st.integers(100, 50_000).map(lambda size: list(range(size, len(TWICE), size))),
-)
-"""Where the sound is cut, in samples."""
 
-
-def turns_of(cuts: list[int]) -> list[np.ndarray]:
-    """The turns, each complete, that come of TWICE when it is cut there."""
+def turns_of() -> list[np.ndarray]:
+    """The prompts of TWICE, each up to the pause after its last word."""
     taking, turns = TurnTaking(), []
-    for chunk in np.split(TWICE, cuts):
-        for part in taking.push(chunk):
-            if part.began:
-                turns.append([])
-            turns[-1].append(part.samples)
-            if part.ended:
-                turns[-1] = [np.concatenate(turns[-1])]
-    assert not taking.speaking
-    return [turn for (turn,) in turns]
-
-
-@settings(max_examples=40, deadline=None)
-@given(chunkings)
-def test_turns_do_not_depend_on_chunks(cuts: list[int]) -> None:
-    whole, cut = turns_of([]), turns_of(cuts)
-    assert len(whole) == len(cut) == 2
-    for one, other in zip(whole, cut, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_a_turn_holds_all_that_was_said_and_ends_with_a_pause() -> None:
-    for turn in turns_of([]):
-        at = np.correlate(turn, SPEECH[2000:6000], "valid").argmax()
-        assert at >= 2000  # nothing of its beginning is missing
-        assert len(SPEECH) < len(turn) < len(SPEECH) + 1.2 * RATE
+    for part in taking.push(TWICE):
+        if part.change is Change.BEGAN:
+            parts: list[np.ndarray] = []
+        parts.append(part.samples)
+        if part.change is Change.PAUSED:
+            turn = np.concatenate(parts)
+        if part.change is Change.ENDED:
+            turns.append(turn)
+    return turns
 
 
 class Listener:
@@ -78,6 +58,12 @@ class Listener:
     def answer(self, read: ReadPrompt, transcript: LiveTranscript | None = None) -> None:
         self.prompts.append(read(())[0])
 
+    def anticipate(self, read: ReadPrompt) -> Prompt | None:
+        return read(())[2]
+
+    def withdraw(self) -> None:
+        """Nothing was computed."""
+
 
 @pytest.fixture(scope="module")
 def stand_in(tmp_path_factory: pytest.TempPathFactory) -> FakeBundle:
@@ -87,7 +73,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> FakeBundle:
 @settings(max_examples=15, deadline=None)
 @given(rate=st.sampled_from([16000, 44100, 48000]), size=st.floats(0.02, 8.0))
 def test_a_microphone_of_any_rate_gives_the_same_prompts(stand_in: FakeBundle, rate: int, size: float) -> None:
-    sound, reference = resample(TWICE, RATE, rate), turns_of([])
+    sound, reference = resample(TWICE, RATE, rate), turns_of()
     listener = Listener()
     microphone = Microphone(listener, stand_in, Transcripts(), rate, True)  # type: ignore[arg-type]
     for begin in range(0, len(sound), round(size * rate)):
@@ -114,7 +100,7 @@ def test_two_utterances_are_two_turns_of_the_story(tmp_path: Path, piece: float)
         talker.eventually(lambda: len(talker.of("idle")) == 2)
         assert [message["turn"] for message in talker.of("heard")] == [0, 1]
         lengths = [message["seconds"] for message in talker.of("heard")]
-        assert lengths == [pytest.approx(len(turn) / RATE, abs=0.001) for turn in turns_of([])]
+        assert lengths == [pytest.approx(len(turn) / RATE, abs=0.001) for turn in turns_of()]
         assert not talker.of("problem")
         talker.close()
     finally:

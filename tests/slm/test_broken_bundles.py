@@ -22,7 +22,7 @@ from demo.cli import main
 from slm.bundle import SHIPPED, Bundle
 from slm.errors import TresseError
 from slm.schema import read_info
-from slm.units.conv import ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
 from tests.fake_bundle import buzz
 from tests.tiny_encoders import save_bundle
 
@@ -52,7 +52,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("whole")
     torch.manual_seed(0)
     config = ConvEncoderConfig(codebook_size=24, width=16, dilations=(1, 2), look_ahead=(1, 1))
-    path = save_bundle(folder / "bundle", ConvUnitEncoder(UnitNetwork(config)), vocab_size=60)
+    path = save_bundle(folder / "bundle", ConvUnitEncoder(ConvNetwork(config)), vocab_size=60)
     shutil.copytree(SHIPPED / "examples", path / "examples")
     info = {"name": "tiny", "provenance": {"recipe": "tiny", "seed": 0}, "metrics": {"cloze": {"en": 0.5}}}
     change(path / "bundle.json", lambda values: values.update(info, sample_rate=16000, frame_rate=50.0))

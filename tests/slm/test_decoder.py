@@ -52,8 +52,8 @@ def fresh() -> Iterator[None]:
     decoding._end_all()
 
 
-def replace_decoder(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
-    """Decoding processes run `code` once they have a file."""
+def replace_decoder(monkeypatch: pytest.MonkeyPatch, code: str, before: str = "") -> None:
+    """Decoding processes run `code` once they have a file; before: what else is changed in them."""
     script = f"""
 import json, os, sys
 sys.path[:] = json.loads(sys.argv[1])
@@ -66,6 +66,7 @@ def load_everything():
     load()
     decoder._with_soundfile = decoder._with_av = hostile
 decoder._load_everything = load_everything
+{before}
 decoder.serve(int(sys.argv[2]))
 """
     monkeypatch.setattr(decoding, "_SCRIPT", script)
@@ -85,6 +86,43 @@ def test_whatever_a_decoder_does_the_next_file_is_read(
     assert len(read_audio(EXAMPLE)[0])
     assert capfd.readouterr() == ("", "")
     assert not Path("/tmp/tresse-was-here").exists()
+
+
+UNLIMITED = """
+import resource
+setrlimit = resource.setrlimit
+resource.setrlimit = lambda limit, most: None if limit == resource.RLIMIT_AS else setrlimit(limit, most)
+decoder.MEMORY, decoder.CPU_SECONDS = 150_000_000, 30
+"""
+"""As on macOS: the system does not limit the address space."""
+
+
+@pytest.mark.parametrize("piece", [100_000, 10_000_000])
+def test_where_the_system_limits_no_memory_the_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    (tmp_path / "a.wav").write_bytes(wav_bytes(tone()))
+    code = f"""x, most = [], decoder._most_memory() + 600_000_000
+    while len(x) * {piece} < most: x.append(bytearray(b"x" * {piece}))
+    raise decoder.Refused("took all it wanted")"""
+    replace_decoder(monkeypatch, code, UNLIMITED)
+    with pytest.raises(TresseError, match=BAD):
+        read_audio(tmp_path / "a.wav")
+    monkeypatch.undo()
+    decoding._end_all()
+    assert len(read_audio(EXAMPLE)[0])
+
+
+def test_memory_of_one_recording_is_no_fault_of_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is given back between two recordings is not counted twice, and what a sound one takes is below the limit."""
+    script = decoding._SCRIPT.replace("from slm", "from slm import decoder; decoder.MEMORY = 700_000_000; from slm")
+    monkeypatch.setattr(decoding, "_SCRIPT", script)
+    (tmp_path / "a.wav").write_bytes(wav_bytes(tone(60)))
+    decoding.start()
+    process = decoding._idle[0]
+    for _ in range(20):
+        assert len(read_audio(tmp_path / "a.wav")[0]) == 60 * 24000
+    assert decoding._idle == [process]
 
 
 def test_a_decoder_that_waits_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from slm import decoding
 from slm.audio import ResampleStream, check_waveform, read_audio, resample
 from slm.bundle import SHIPPED
 from slm.decoder import MAX_CHANNELS, SLACK
@@ -238,6 +239,19 @@ def test_too_many_channels(tmp_path: Path, channels: int) -> None:
         file.setframerate(16000)
         file.writeframes(bytes(2 * channels * 16000))
     refused(path, f"{channels} channels: give at most {MAX_CHANNELS}")
+
+
+def test_a_small_file_of_many_channels_costs_nothing(tmp_path: Path) -> None:
+    """Compressed, 255 channels of silence are small: they must be counted before they are decoded."""
+    path = tmp_path / "a.ogg"
+    soundfile.write(str(path), np.zeros((2 * 8000, 255), np.float32), 8000, format="OGG", subtype="VORBIS")
+    assert path.stat().st_size < 1_000_000
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    decoding._end_all()
+    refused(path, f"255 channels: give at most {MAX_CHANNELS}", max_seconds=60)
+    decoding._end_all()  # so that the process that read it is counted
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 10
 
 
 @pytest.mark.parametrize("rate", [100, 1_000_000])

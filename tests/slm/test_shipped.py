@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from slm.bundle import SHIPPED, Bundle
+from slm.errors import TresseError
+from slm.model import BUNDLES
 from slm.settings import ReplySettings
 from slm.transcribe import Transcriber
 from train.evaluate.cloze.evaluation import evaluate_cloze
@@ -73,6 +75,27 @@ def test_the_scores_of_its_first_items_come_again(bundle: Bundle, tmp_path: Path
             for score, before in ((one.right, other.right), (one.wrong, other.wrong))
         ]
     assert np.mean(np.array(differences) < 0.01) > 0.9  # another processor may round a unit elsewhere
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in BUNDLES.glob("*/bundle.json")))
+def test_every_shipped_bundle_goes_on_by_its_name(name: str) -> None:
+    """With a synthetic voice that all encoders heard: understood, and gone on with in both languages by every speaker."""
+    bundle = Bundle.load(name)
+    assert bundle.info["name"] == name
+    voices = Voices.load()
+    for language, text in (("en", "The little dog was in the garden."), ("fr", "Le petit chien était dans le jardin.")):
+        prompt = speak(text, language, voices.speaker(voices.reference), voices)
+        understood = bundle.prompt(prompt, SAMPLE_RATE)
+        assert (understood.language, understood.in_domain) == (language, True)
+        for speaker, to in zip(bundle.speakers, ("fr", "en"), strict=False):
+            chunks = list(bundle.continue_speech(prompt, SAMPLE_RATE, to=to, speaker=speaker, max_seconds=3.0))
+            reply = np.concatenate([chunk.audio for chunk in chunks])
+            assert len(reply) > bundle.sample_rate / 2
+            assert np.isfinite(reply).all()
+            assert 0.01 < np.sqrt(np.mean(np.square(reply))) < 0.3
+            assert np.abs(reply).max() < 1.0
+    with pytest.raises(TresseError, match=name):
+        Bundle.load(f"{name}-that-is-not-there")
 
 
 def test_its_ears_hear_what_the_readme_says(bundle: Bundle) -> None:

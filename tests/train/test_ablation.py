@@ -87,7 +87,8 @@ def test_its_tables_are_published(tmp_path: Path) -> None:
     bundle.mkdir()
     write_json(out / "results.json", results)
     (out / "ablation.md").write_text(markdown(results))
-    write_json(bundle / "bundle.json", {"name": "tiny", "metrics": {"unit_edit_rate": {}}})
+    info = {"format": 1, "name": "tiny", "languages": ["en", "fr"], "max_prompt_seconds": 30}
+    write_json(bundle / "bundle.json", info | {"metrics": {"unit_edit_rate": {}}})
     page.write_text("before\n<!-- ablation -->\nold\n<!-- /ablation -->\nafter\n")
     publish_ablation(out, bundle, [page])
     metrics = json.loads((bundle / "bundle.json").read_text())["metrics"]

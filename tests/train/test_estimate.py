@@ -33,6 +33,27 @@ def test_the_papers_recipes_have_its_budgets(name: str, millions: int, tmp_path:
     assert result["runs"][0]["units"] == 61_440_000_000  # 46.08 of English and 15.36 of French
 
 
+@pytest.mark.parametrize("name", ["paper-360m", "paper-1b"])
+def test_the_papers_recipes_fit_any_number_of_processes(name: str, tmp_path: Path) -> None:
+    recipe = Recipe.load(name)
+    before = estimate(recipe, tmp_path, measure=False)
+    for processes in (1, 2, 4, 8, 16, 64):
+        result = estimate(recipe, tmp_path, measure=False, processes=processes)
+        assert result["runs"] == before["runs"], "the same steps, tokens and units"
+        assert result["rows"] == -(-300 // processes)
+        assert result["rows"] <= result["passes"] * (recipe.slm.micro_rows or 300)
+        assert result["sharded_bytes"] <= result["memory_bytes"] or processes == 1
+        whole, share = before["gpu"], result["gpu"]
+        assert whole["seconds"] / processes <= share["seconds"] <= whole["seconds"] / processes * 1.07
+        assert share["tokens_per_second"] * share["seconds"] == pytest.approx(result["runs"][0]["tokens"])
+        text = describe(result)
+        assert f"{processes} processes: at most {result['rows']} rows" in text
+        assert "memory a process" in text
+        assert "hours; data needed" in text
+    with pytest.raises(TresseError, match="1 or more"):
+        estimate(recipe, tmp_path, measure=False, processes=0)
+
+
 def test_the_ablations_rows_have_matched_budgets() -> None:
     settings = Recipe.load("ablation").ablation
     assert settings is not None

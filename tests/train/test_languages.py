@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def test_examples_are_of_stories_of_ones_own(spanish: Path, tmp_path: Path, aske
     own = recipe(spanish, **{"bundle.examples_per_language": str(asked)})
     check_languages(own)
     make_stories(own, tmp_path, workers=1)
-    write_examples(own.languages, own.bundle.examples_per_language, tmp_path / "stories", tmp_path / "examples")
+    each, told = own.bundle.examples_per_language, tmp_path / "stories"
+    write_examples(own.languages, each, told, tmp_path / "examples", Voices.load())
     listing = json.loads((tmp_path / "examples" / "examples.json").read_text(encoding="utf-8"))
     assert len(listing) == len({entry["text"] for entry in listing}) == count
     assert {entry["language"] for entry in listing} == {"en", "es"}
@@ -73,7 +75,8 @@ def test_examples_are_of_stories_of_ones_own(spanish: Path, tmp_path: Path, aske
 def test_no_stories_to_validate_on_means_no_examples(spanish: Path, tmp_path: Path) -> None:
     own = recipe(spanish, **{"stories.validation": "0"})
     make_stories(own, tmp_path, workers=1)
-    write_examples(own.languages, own.bundle.examples_per_language, tmp_path / "stories", tmp_path / "examples")
+    each, told = own.bundle.examples_per_language, tmp_path / "stories"
+    write_examples(own.languages, each, told, tmp_path / "examples", Voices.load())
     assert json.loads((tmp_path / "examples" / "examples.json").read_text(encoding="utf-8")) == []
 
 
@@ -142,3 +145,19 @@ def test_parts_of_lists_are_set_by_number() -> None:
             Recipe.load("braid", {key: "0.5"})
         assert "setdefault" not in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_examples_of_a_mixture_quote_no_text_of_others(voices: Voices, tmp_path: Path) -> None:
+    rows = [Story(f"s{n}", {"en": [f"The dog had {n} bones.", "It was happy."]}, {}) for n in range(4)]
+    rows = [
+        replace(row, source=source) for row, source in zip(rows, ("tales", "written", "tales", "grammar"), strict=True)
+    ]
+    (tmp_path / "stories").mkdir()
+    write_stories(tmp_path / "stories" / "train.jsonl", [])
+    write_stories(tmp_path / "stories" / "validation.jsonl", rows)
+    write_examples(["en"], 4, tmp_path / "stories", tmp_path / "examples", voices)
+    listing = json.loads((tmp_path / "examples" / "examples.json").read_text(encoding="utf-8"))
+    assert sorted(entry["text"] for entry in listing) == [
+        "The dog had 1 bones. It was happy.",
+        "The dog had 3 bones. It was happy.",
+    ]

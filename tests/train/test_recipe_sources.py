@@ -75,7 +75,8 @@ def test_it_trains_on_what_the_sources_give(
         "data": "d",
         "training_seconds": {},
     }
-    info = {"name": "tiny", "languages": ["en", "fr"], "frame_rate": 50, "sample_rate": 16000, "metrics": {}}
+    info = {"format": 1, "name": "tiny", "languages": ["en", "fr"], "max_prompt_seconds": 30, "metrics": {}}
+    info |= {"frame_rate": 50, "sample_rate": 16000}
     texts = texts_of(out / "stories" / "sources.json")
     (tmp_path / "bundle.json").write_text(json.dumps({**info, "provenance": {**made, **texts}}), encoding="utf-8")
     write_card(tmp_path)
@@ -83,3 +84,11 @@ def test_it_trains_on_what_the_sources_give(
     shown = capsys.readouterr().out
     assert "  prose: " in shown
     assert "told by no stage" not in shown
+
+
+def test_what_is_told_in_some_languages_needs_a_stage_that_tells_it() -> None:
+    sources = {"stories.sources": "[{file: written, share: 1, partial: true}]"}
+    Recipe.load("spanish", sources).check_sources()
+    interleaved = {**sources, "slm.stages": "[{mode: interleaved, share: 1.0}]"}
+    with pytest.raises(TresseError, match="in some languages only: add the mode mixed"):
+        Recipe.load("spanish", interleaved).check_sources()

@@ -14,7 +14,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from train.tools.texts import plain
 from train.tools.trainer import Schedule, Updates, train
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzàâäæçéèêëîïôöœùûüÿ'0123456789 "
-"""What the auxiliary loss spells; index 0 of its head is the blank. Others are left out."""
+"""What the auxiliary loss spells in any language, and first; what its texts have beside these: `letters_of`."""
 IGNORE = -100
 FOCUS = 0.3
 """s around the place of a token at which the attention that is led there counts e^-1/2."""
@@ -81,14 +81,20 @@ def _id(tokenizer: Tokenizer, token: str) -> int:
     return number
 
 
+def letters_of(texts: Iterable[str]) -> str:
+    """LETTERS, and the other letters of these texts in lower case."""
+    others = {letter for text in texts for letter in text.lower() if letter.isalpha()}
+    return LETTERS + "".join(sorted(others - set(LETTERS)))
+
+
 class _Speller:
     """Texts as tensors: decoder inputs and targets, and letters for the auxiliary loss."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, letters: str) -> None:
         self.tokenizer = tokenizer
         self.end = _id(tokenizer, SPECIAL[0])
         self.prompt = [_id(tokenizer, token) for token in (SPECIAL[1], "<|transcribe|>", "<|notimestamps|>")]
-        self.letters = {letter: index for index, letter in enumerate(LETTERS, 1)}
+        self.letters = {letter: index for index, letter in enumerate(letters, 1)}  # 0 is the blank
 
     def tokens(self, batch: ClipBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Inputs and targets int64 [B, N]; a target that the prompt gives away is IGNORE. Places float32 [B, N]: the mel
@@ -119,12 +125,13 @@ class _Speller:
 class _Learner(nn.Module):
     """The Whisper and the heads of the auxiliary losses, which tell two mel frames from each frame of the encoder."""
 
-    def __init__(self, model: Any, width: int, phones: list[str]) -> None:
+    def __init__(self, model: Any, width: int, phones: list[str], letters: str) -> None:
         super().__init__()
         self.model = model
         self.phones = phones
         self.naming = nn.Linear(width, 2 * len(phones))
-        self.spelling = nn.Linear(width, 2 * (len(LETTERS) + 1))
+        self.letters = letters
+        self.spelling = nn.Linear(width, 2 * (len(letters) + 1))
 
     def losses(self, batch: ClipBatch, tokens: tuple, letters: tuple, training: ASRTraining) -> Tensor:
         """[6]: the loss, and of it in nats: cross-entropy of tokens and of phones, CTC a letter, focus; and the share of
@@ -146,7 +153,7 @@ class _Learner(nn.Module):
             named = F.cross_entropy(names, labels, ignore_index=UNKNOWN, reduction="sum")
             named = named / (labels != UNKNOWN).sum().clamp_min(1)
         if training.ctc:
-            spelt_BTC = self.spelling(heard_BTW).float().view(len(heard_BTW), -1, len(LETTERS) + 1).log_softmax(-1)
+            spelt_BTC = self.spelling(heard_BTW).float().view(len(heard_BTW), -1, len(self.letters) + 1).log_softmax(-1)
             frames_B = batch.frames_B.clamp_max(spelt_BTC.shape[1])
             spelt = F.ctc_loss(spelt_BTC.transpose(0, 1), letters[0], frames_B, letters[1], zero_infinity=True)
         if led:
@@ -208,7 +215,8 @@ def train_asr(
         phones = clips.pool.phones
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        learner = _Learner(build_model(training.model, tokenizer, languages), training.model.width, phones)
+        letters = letters_of(text for _, text in sentences)
+        learner = _Learner(build_model(training.model, tokenizer, languages), training.model.width, phones, letters)
     learner.to(device).train()
     optimiser = _optimiser(learner, training, device)
     if state is not None:
@@ -260,7 +268,7 @@ class _Run:
         bf16: bool,
     ) -> None:
         self.learner, self.optimiser, self.clips, self.training = learner, optimiser, clips, training
-        self.device, self.bf16, self.speller = device, bf16, _Speller(tokenizer)
+        self.device, self.bf16, self.speller = device, bf16, _Speller(tokenizer, learner.letters)
         self.updates = Updates(learner.parameters(), [optimiser], training.learning_rate, training.clip)
         self.line, self.log = Progress("asr", training.steps, start), Log(folder / "log.jsonl", start)
         self.sums, self.norm = torch.zeros(6, device=device), torch.zeros(())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,8 @@ PIECE = 0.1
 """s of prompt that arrive at once while somebody speaks."""
 SECONDS = 8.0
 """Longest reply."""
+LEAD = 0.03
+"""s between the arrival of a reply's first piece and its sound, as on the page."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,30 @@ class Timing:
     tokens: int
 
 
+class Playback:
+    """A reply that is played while its pieces come. ends: time.perf_counter() at which what came so far has been played;
+    gaps and the s of silence in them: where a piece came after the one before had been played."""
+
+    def __init__(self) -> None:
+        self.ends: float | None = None
+        self.gaps, self.silent = 0, 0.0
+
+    def add(self, now: float, seconds: float) -> None:
+        """A piece of so many s comes."""
+        if self.ends is None:
+            self.ends = now + LEAD
+        elif now > self.ends:
+            self.gaps, self.silent = self.gaps + 1, self.silent + now - self.ends
+            self.ends = now
+        self.ends += seconds
+
+
 def bench_continue(bundle: Bundle, prompts: int = 50, plain_prompts: int = 5, decoded: int = 200) -> dict[str, Any]:
     """Time all ways on spoken prompts in every language pair; returns what is printed as JSON.
 
     plain_prompts: how many of them the plain way answers, which is slow; decoded: tokens for the engines' speed.
     """
-    spoken = list(spoken_prompts(bundle, prompts))
+    spoken = list(spoken_prompts(bundle.languages, prompts))
     bundle.warm_up()
     ways = {"streamed": streamed_reply, "whole": whole_reply}
     timings: dict[str, list[Timing]] = {name: [] for name in ways}
@@ -60,8 +80,8 @@ def bench_continue(bundle: Bundle, prompts: int = 50, plain_prompts: int = 5, de
         for prompt, timing in list(zip(spoken, timings["whole"], strict=True))[:plain_prompts]
     ]
     speeds = decoding_speeds(bundle, bundle.prompt(*spoken[0][:2]), decoded)
-    first = {name: _quantiles([1000 * timing.first for timing in some]) for name, some in timings.items()}
-    first["plain"] = _quantiles([1000 * timing.first for timing in fair])
+    first = {name: quantiles([1000 * timing.first for timing in some]) for name, some in timings.items()}
+    first["plain"] = quantiles([1000 * timing.first for timing in fair])
     factor = float(np.median([timing.whole / timing.sound for timing in timings["whole"] if timing.sound]))
     plain_factor = float(np.median([timing.whole / timing.sound for timing in fair if timing.sound]))
     default = "ctranslate2" if "ctranslate2" in speeds else "torch"
@@ -87,15 +107,15 @@ def bench_continue(bundle: Bundle, prompts: int = 50, plain_prompts: int = 5, de
     }
 
 
-def spoken_prompts(bundle: Bundle, count: int) -> Iterator[tuple[np.ndarray, int, str, int]]:
+def spoken_prompts(languages: Sequence[str], count: int) -> Iterator[tuple[np.ndarray, int, str, int]]:
     """Beginnings of test stories in every pair of languages: (float32 [samples], rate, language of the reply, seed)."""
     from train.speech.voices import SAMPLE_RATE, Voices, speak
     from train.stories.grammar import generate_stories
 
     voices = Voices.load()
     pause = np.zeros(int(0.45 * SAMPLE_RATE), np.float32)
-    pairs = [(said, other) for said in bundle.languages for other in bundle.languages]
-    names = [name for name in (*voices.training, *voices.held_out) if voices.can_speak(name, *bundle.languages)]
+    pairs = [(said, other) for said in languages for other in languages]
+    names = [name for name in (*voices.training, *voices.held_out) if voices.can_speak(name, *languages)]
     for number, story in enumerate(generate_stories(1, count, "test")):
         language, to = pairs[number % len(pairs)]
         name = names[number % len(names)]
@@ -169,16 +189,12 @@ def at_once(bundle: Bundle, prompts: list[tuple[np.ndarray, int, str, int]]) -> 
 
     def listen(number: int) -> None:
         waveform, rate, to, seed = prompts[number]
-        began = time.perf_counter()
-        playhead = None
+        began, playback = time.perf_counter(), Playback()
         for chunk in bundle.reply(bundle.prompt(waveform, rate), ReplySettings((to,), seed, max_seconds=SECONDS)):
-            now = time.perf_counter() - began
-            if playhead is None:
-                first[number], playhead = now, now + 0.03  # the page gathers 30 ms
-            elif now > playhead:
-                gaps[number] += 1
-                playhead = now
-            playhead += len(chunk.audio) / bundle.sample_rate
+            now = time.perf_counter()
+            first[number] = first[number] or now - began
+            playback.add(now, len(chunk.audio) / bundle.sample_rate)
+        gaps[number] = playback.gaps
 
     threads = [threading.Thread(target=listen, args=(number,)) for number in range(len(prompts))]
     torch.set_num_threads(1)
@@ -220,7 +236,8 @@ def _generate(bundle: Bundle, ids: list[int], tokens: int) -> list[int]:
     return [int(token) for token in out[0, len(ids) :]]
 
 
-def _quantiles(values: list[float]) -> dict[str, float]:
+def quantiles(values: list[float]) -> dict[str, float]:
+    """Median and 95th percentile of values, rounded to tenths."""
     return {"median": round(float(np.median(values)), 1), "p95": round(float(np.quantile(values, 0.95)), 1)}
 
 

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from slm.model import ModelConfig, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
 from train.lm.corpus import TokenCorpus
-from train.lm.packing import IGNORE, PackedStream
+from train.lm.packing import IGNORE
 from train.lm.schedule import SLMTraining
 from train.lm.step import PackedStep, optimisers_of
+from train.lm.stream import PackedStream
 from train.tools.hardware import bf16_pays, peak_flops
 
 LOADER_SECONDS = 0.5
@@ -77,12 +79,11 @@ def bench_train(
 def loader_rate(stream: PackedStream, rows: int) -> float:
     """Units a second of one core that makes batches and does nothing else, planning included."""
     fresh = PackedStream(stream.corpus, stream.mode, row_length=stream.row_length, seed=stream.seed + 1)
-    began, row = time.process_time(), 0
+    began, row, units = time.process_time(), 0, 0
     while time.process_time() - began < LOADER_SECONDS:
-        fresh.batch(row, rows)
+        units += int(fresh.draw(row, rows)[1][0][0].sum())
         row += rows
-    spent = time.process_time() - began
-    return float(fresh.totals(row)[0][0].sum()) / spent
+    return units / (time.process_time() - began)
 
 
 def _timed(step: Callable[[], tuple[int, int]], device: torch.device) -> tuple[float, int, int]:
@@ -111,9 +112,7 @@ class _Ours:
     def step(self) -> tuple[int, int]:
         """(units, positions attended to)."""
         rows = self.training.batch_rows
-        batch = self.stream.batch(self.done * rows, rows)
-        targets = self.stream.totals((self.done + 1) * rows)[1] - self.stream.totals(self.done * rows)[1]
-        units = self.stream.totals((self.done + 1) * rows)[0][0] - self.stream.totals(self.done * rows)[0][0]
+        batch, ((units, _), targets) = self.stream.draw(self.done * rows, rows)
         self.packed_step.gradients(batch, targets)
         self.packed_step.updates.apply(1.0)
         self.done += 1
@@ -144,10 +143,10 @@ class _Plain:
         self.units: list[int] = []
         documents = []
         for story in range(len(corpus)):
-            count = int((corpus.units[story, :, 0] > 0).sum())
-            drawn = rng.integers(len(corpus.languages), size=count)
+            units = corpus.files.passages(corpus.on_disk(np.asarray([story]))).units
+            drawn = rng.integers(len(corpus.languages), size=len(units))
             documents.append(corpus.document(story, drawn)[0].astype(np.int64))
-            self.units.append(int(corpus.units[story, np.arange(count), drawn].sum()))
+            self.units.append(int(units[np.arange(len(units)), drawn].sum()))
         rows = [{"input_ids": document.tolist(), "number": number} for number, document in enumerate(documents)]
         mean = sum(map(len, documents)) / len(documents)
         self.passes = max(1, round(training.positions / mean / PLAIN_ROWS))
@@ -204,8 +203,6 @@ class _Plain:
 
 def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> dict[str, Any]:
     """The benchmark as the command line runs it: generated stories in the units and the model size of a bundle."""
-    import json
-
     from slm.bundle import SHIPPED
     from train.corpus.preparation import prepare_corpus
     from train.corpus.work import CorpusPreparation
@@ -214,15 +211,7 @@ def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> 
 
     folder = bundle or SHIPPED
     vocabulary = UnitVocabulary.load(folder / "slm")
-    shape = json.loads((folder / "slm" / "config.json").read_text(encoding="utf-8"))
-    config = ModelConfig(
-        hidden_size=shape["hidden_size"],
-        layers=shape["num_hidden_layers"],
-        heads=shape["num_attention_heads"],
-        key_value_heads=shape.get("num_key_value_heads"),
-        intermediate_size=shape["intermediate_size"],
-        max_position=shape["max_position_embeddings"],
-    )
+    config = replace(ModelConfig(warm_start=str(folder)).shape(), tie_embeddings=True)
     texts = list(generate_stories(0, stories, cycles=Cycles(4)))
     with tempfile.TemporaryDirectory() as scratch:
         spoken = Path(scratch) / "corpus"

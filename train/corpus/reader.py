@@ -7,13 +7,15 @@ the row at hand: ids that occurred already are kept in a temporary file.
 
 from __future__ import annotations
 
+import gzip
 import json
 import sqlite3
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from slm.errors import TresseError
 from train.stories.grammar import PAIRS, STORY
@@ -37,16 +39,41 @@ class AnyStory(Protocol):
         ...
 
 
+class Segment(NamedTuple):
+    """A stretch of a recording: the line that names it, and s from the beginning; end None: that of the recording."""
+
+    row: int
+    start: float
+    end: float | None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Segments of one recording, in the order of time, and the size of its file in bytes."""
+
+    audio: Path
+    bytes: int
+    language: str
+    speaker: str
+    segments: tuple[Segment, ...]
+
+    def seconds(self, unknown: float) -> float:
+        """s of all segments; unknown: s of those whose end is not known."""
+        return sum(unknown if part.end is None else part.end - part.start for part in self.segments)
+
+
 @dataclass(frozen=True)
 class Row:
     """A usable row: its number (from 1), and a story with one list of sentences for each language that it is told in.
 
-    kind: `pairs` where the sentences have only their translations in common (train.stories.grammar)."""
+    kind: `pairs` where the sentences have only their translations in common (train.stories.grammar). recorded: what is
+    encoded instead of sentences."""
 
     number: int
     id: str
     sentences: dict[str, list[str]]
     kind: str = STORY
+    recorded: Recorded | None = None
 
 
 @dataclass(frozen=True)
@@ -67,15 +94,15 @@ def read_rows(stories: Path | Iterable[AnyStory], languages: list[str], longest:
 
     Raises TresseError where the file cannot be read at all.
     """
-    with _Seen() as seen:
+    with Seen() as seen:
         for number, content in _contents(stories, languages):
             id = None
             try:
                 story = json.loads(content.decode("utf-8")) if isinstance(content, bytes) else content
                 id, kind, sentences = _check(story, languages, longest)
                 if not seen.add(id):
-                    raise _Unusable(f"an earlier row has the same id {id}")
-            except _Unusable as error:
+                    raise Unusable(f"an earlier row has the same id {id}")
+            except Unusable as error:
                 yield Rejected(number, id, str(error))
             except UnicodeDecodeError as error:
                 yield Rejected(
@@ -87,19 +114,17 @@ def read_rows(stories: Path | Iterable[AnyStory], languages: list[str], longest:
                 yield Row(number, id, sentences, kind)
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """Why a row is rejected."""
 
 
-def _contents(stories: Path | Iterable[AnyStory], languages: list[str]) -> Iterator[tuple[int, Any]]:
-    """(number, bytes of a line | None where it is too long | decoded story)."""
-    if not isinstance(stories, Path):
-        for number, story in enumerate(stories, 1):
-            told = {language: story.sentences[language] for language in languages if language in story.sentences}
-            yield number, {"id": story.id, "sentences": told, "kind": getattr(story, "kind", STORY)}
-        return
+def raw_lines(path: Path, mend: str) -> Iterator[tuple[int, bytes | None]]:
+    """(number from 1, bytes) of the lines of a file, or of a .gz, that are not blank; None for one that is too long.
+
+    Raises TresseError, which ends with `mend`, where the file cannot be read.
+    """
     try:
-        with stories.open("rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             number = 0
             while line := file.readline(LONGEST_ROW + 1):
                 number += 1
@@ -112,72 +137,83 @@ def _contents(stories: Path | Iterable[AnyStory], languages: list[str]) -> Itera
                     line = line.removeprefix(b"\xef\xbb\xbf")
                 if line.strip():
                     yield number, line
-    except OSError as error:
-        raise TresseError(f"cannot read {stories} ({error.strerror}): give a .jsonl file of stories") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise TresseError(f"cannot read {path} ({getattr(error, 'strerror', None) or error}): {mend}") from error
+
+
+def _contents(stories: Path | Iterable[AnyStory], languages: list[str]) -> Iterator[tuple[int, Any]]:
+    """(number, bytes of a line | None where it is too long | decoded story)."""
+    if not isinstance(stories, Path):
+        for number, story in enumerate(stories, 1):
+            told = {language: story.sentences[language] for language in languages if language in story.sentences}
+            yield number, {"id": story.id, "sentences": told, "kind": getattr(story, "kind", STORY)}
+        return
+    yield from raw_lines(stories, "give a .jsonl file of stories")
 
 
 def _check(story: Any, languages: list[str], longest: int) -> tuple[str, str, dict[str, list[str]]]:
-    """The id, the kind and the cleaned sentences of a row. Raises _Unusable."""
+    """The id, the kind and the cleaned sentences of a row. Raises Unusable."""
     if story is None:
-        raise _Unusable(f"longer than {LONGEST_ROW} bytes")
+        raise Unusable(f"longer than {LONGEST_ROW} bytes")
     if not isinstance(story, dict) or not isinstance(story.get("sentences"), dict):
-        raise _Unusable('not a story: give {"id", "sentences": {language: [...]}}')
+        raise Unusable('not a story: give {"id", "sentences": {language: [...]}}')
     id = story.get("id")
     if not isinstance(id, str | int) or isinstance(id, bool) or not str(id).strip():
-        raise _Unusable("no id")
+        raise Unusable("no id")
     sentences = story["sentences"]
     for language in sentences:
         if language not in languages:
-            raise _Unusable(f"unknown language {language!r}: known are {', '.join(languages)}")
+            raise Unusable(f"unknown language {language!r}: known are {', '.join(languages)}")
     told = [language for language in languages if language in sentences]
     kind = story.get("kind") or STORY
     if kind not in (STORY, PAIRS):
-        raise _Unusable(f"unknown kind {kind!r}: known are {STORY} and {PAIRS}")
+        raise Unusable(f"unknown kind {kind!r}: known are {STORY} and {PAIRS}")
     if not told:
-        raise _Unusable(f"no sentences in {' or '.join(languages)}")
+        raise Unusable(f"no sentences in {' or '.join(languages)}")
     if kind == PAIRS and (len(told) < len(languages) or len(told) < 2):
-        raise _Unusable("pairs need all languages of the corpus, and two at least")
+        raise Unusable("pairs need all languages of the corpus, and two at least")
     for language in told:
         if not isinstance(sentences[language], list) or not all(isinstance(text, str) for text in sentences[language]):
-            raise _Unusable(f"the sentences in {language} are not a list of texts")
+            raise Unusable(f"the sentences in {language} are not a list of texts")
     counts = {language: len(sentences[language]) for language in told}
     if len(set(counts.values())) != 1:
         shown = ", ".join(f"{count} in {language}" for language, count in counts.items())
-        raise _Unusable(f"unequal numbers of sentences: {shown}")
+        raise Unusable(f"unequal numbers of sentences: {shown}")
     if not counts[told[0]]:
-        raise _Unusable("no sentences")
+        raise Unusable("no sentences")
     cleaned = {
         language: [
             _clean(text, f"sentence {i} in {language}", longest) for i, text in enumerate(sentences[language], 1)
         ]
         for language in told
     }
-    return _unicode(str(id), "the id"), kind, cleaned
+    return valid_unicode(str(id), "the id"), kind, cleaned
 
 
 def _clean(text: str, where: str, longest: int) -> str:
-    text = " ".join(plain(_unicode(text, where)).split())
+    text = " ".join(plain(valid_unicode(text, where)).split())
     if not text:
-        raise _Unusable(f"{where} is empty")
+        raise Unusable(f"{where} is empty")
     if not any(letter.isalnum() for letter in text):
-        raise _Unusable(f"{where} has no words")
+        raise Unusable(f"{where} has no words")
     if len(text) > longest:
-        raise _Unusable(f"{where} has {len(text)} characters: {longest} is the most")
+        raise Unusable(f"{where} has {len(text)} characters: {longest} is the most")
     if any(unicodedata.category(letter) == "Cc" for letter in text):
-        raise _Unusable(f"{where} has control characters")
+        raise Unusable(f"{where} has control characters")
     return text
 
 
-def _unicode(text: str, where: str) -> str:
+def valid_unicode(text: str, where: str) -> str:
+    """The text. Raises Unusable where it cannot be written."""
     if any("\ud800" <= letter <= "\udfff" for letter in text):  # half a surrogate pair, which JSON can write
-        raise _Unusable(f"{where} is not valid Unicode")
+        raise Unusable(f"{where} is not valid Unicode")
     return text
 
 
-class _Seen:
+class Seen:
     """A set of strings in a temporary file, which the system removes."""
 
-    def __enter__(self) -> _Seen:
+    def __enter__(self) -> Seen:
         self._table = sqlite3.connect("", isolation_level=None)
         self._table.execute("PRAGMA synchronous = OFF")
         self._table.execute("BEGIN")

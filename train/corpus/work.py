@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from train.corpus.channel import Unspoken
 from train.corpus.reader import Row
 from train.speech.augmentation import Augmentation
 from train.speech.voices import Voices
@@ -17,7 +18,7 @@ from train.speech.voices import Voices
 class CorpusPreparation:
     """Stories a shard; the voices that speak them (names; all training voices when empty); how many stories in a row one
     voice tells (so that a cycle of stories shares sentences); the seed of who speaks when; recording conditions, if any; the
-    longest sentence in characters and, spoken, in s."""
+    longest sentence in characters and, spoken, in s. unspoken: pass the encoder's channel instead of speaking."""
 
     stories_per_shard: int = 125
     speakers: tuple[str, ...] = ()
@@ -26,10 +27,11 @@ class CorpusPreparation:
     augmentation: Augmentation | None = None
     longest_text: int = 300
     longest_seconds: float = 20.0
+    unspoken: Unspoken | None = None
 
 
 class Request(NamedTuple):
-    """A sentence to be spoken. recording: seed of the conditions, None for the plain voice."""
+    """A sentence to be spoken. recording: seed of the conditions, or of the channel; None for the plain voice."""
 
     speaker: str
     recording: int | None
@@ -48,6 +50,8 @@ class Work:
     device: str = "cpu"
     sources: str = ""
     """Fingerprint of the stories and of all of the above."""
+    longest_segment: float | None = None
+    """s of a segment at most, where the rows are recordings."""
 
     @property
     def speakers(self) -> list[str]:
@@ -60,7 +64,7 @@ class Work:
         cycle, turn = divmod(run, len(self.speakers))
         order = np.random.default_rng([self.preparation.seed, cycle]).permutation(len(self.speakers))
         recording = None
-        if self.preparation.augmentation:
+        if self.preparation.augmentation or self.preparation.unspoken:
             recording = int(np.random.default_rng([self.preparation.seed, run, 1]).integers(2**31))
         return self.speakers[order[turn]], recording
 

@@ -183,9 +183,8 @@ def evaluate_all(
         if name not in parts:
             raise TresseError(f"there is no part {name}: choose from {', '.join(parts)}")
     chosen = {name: part for name, part in parts.items() if not only or name in only}
-    setting = Setting(
-        bundle, panel or Voices.load(), sizes or Sizes(), workers, cache or out / "speech", transcriber, deaf
-    )
+    panel = panel or Voices.of(bundle.info, bundle.languages)
+    setting = Setting(bundle, panel, sizes or Sizes(), workers, cache or out / "speech", transcriber, deaf)
     identity: dict[str, Any] = {
         "bundle": files_hash(bundle.path),
         "sizes": asdict(setting.sizes),

@@ -90,7 +90,7 @@ def evaluate_pairs(
     Raises TresseError where nothing can be scored.
     """
     given = list(pairs)
-    panel = panel or Voices.load()
+    panel = panel or Voices.of(bundle.info, bundle.languages)
     spoken = SpokenUnits(
         bundle.units,
         panel,

@@ -94,7 +94,7 @@ def evaluate_resynthesis(
 
     Raises TresseError where the bundle's speakers are not among the voices.
     """
-    panel = panel or Voices.load()
+    panel = panel or Voices.of(bundle.info, bundle.languages, bundle.speakers)
     utterances = resynthesise(bundle, held_out_sentences(bundle.info, bundle.languages, count), panel)
     results: dict[str, Any] = {
         "sentences": count,
@@ -138,7 +138,8 @@ def evaluate_resynthesis(
 
 
 def resynthesise(bundle: Talking, sentences: Sequence[tuple[str, str]], panel: Voices) -> list[Utterance]:
-    """(language, text) sentences spoken by every group's voices in turn, encoded and spoken again."""
+    """(language, text) sentences spoken by every group's voices in turn, those that can speak them here, encoded and
+    spoken again. The bundle's own speakers have to."""
     own = [name for name in bundle.speakers if name in panel.training]
     if not own:
         raise TresseError(f"none of the bundle's speakers ({', '.join(bundle.speakers)}) is among the training voices")
@@ -149,9 +150,16 @@ def resynthesise(bundle: Talking, sentences: Sequence[tuple[str, str]], panel: V
     }
     spoken: list[Utterance] = []
     progress = Progress("resynthesis", len(sentences) * (len(groups) + 1), unit="sentences")
+    languages = dict.fromkeys(language for language, _ in sentences)
     for group, names in groups.items():
-        for number, (language, text) in enumerate(sentences if names else []):
-            voice = names[number % len(names)]
+        able = {
+            language: [name for name in names if group == SAME or panel.can_speak(name, language)]
+            for language in languages
+        }
+        for number, (language, text) in enumerate(sentences):
+            if not able[language]:
+                continue
+            voice = able[language][number % len(able[language])]
             speaker = voice if group == SAME else own[number % len(own)]
             original = speak(text, language, panel.speaker(voice), panel)
             units = bundle.units.encode(original, SAMPLE_RATE)

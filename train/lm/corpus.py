@@ -1,16 +1,15 @@
-"""A unit corpus in memory, as flat tokens: read from its shards and tokenised once, by story, sentence and language.
+"""A unit corpus as its stories' tokens: mapped from disk (train.lm.token_files), by story, sentence and language.
 
 A *document* is one story as the model sees it: `<bos>`, sentences, `<eos>`, and in a translated retelling the same once
 more, so that the second telling can look back at the first. A row of pairs has every sentence twice in a row, so that both
-of its languages can be told side by side.
+of its languages can be told side by side. In memory are 4 bytes a story, where some stories of the corpus are left out.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,47 +17,95 @@ import numpy as np
 from slm.errors import TresseError
 from slm.interleave import INTERLEAVED, MIXED, MONOLINGUAL, Mode
 from slm.units.vocabulary import UnitVocabulary
-from train.stories.grammar import PAIRS, STORY
+from train.lm.token_files import Part, TokenFiles, token_files
+from train.lm.tokenise import PAIRED, UNUSABLE
 
-SENTENCES_AT_ONCE = 50_000
+AT_ONCE = 1 << 20
+"""Stories counted at once."""
 
 
 @dataclass(frozen=True)
 class TokenCorpus:
-    """A unit corpus as flat tokens. Arrays by [story, sentence, language]; the length is 0 past a story's end, and where a
-    story is not told in a language.
+    """Stories of a unit corpus.
 
-    tokens: int32 [total], each sentence with its tag in front, where there are tags. starts, lengths: where one lies in
-    `tokens`. units: collapsed units of each sentence. index: the story's number in the corpus on disk (draws depend on it).
-    paired: bool [stories], rows of pairs: sentences 2k and 2k + 1 are the same, to be told in two languages.
+    tags: whether a tag stands before each sentence. numbers: uint32 [stories], the numbers that the stories have in the
+    corpus on disk (draws depend on them), in order; None: all that there are.
     """
 
     languages: tuple[str, ...]
     bos_id: int
     eos_id: int
     frame_rate: float
-    ids: np.ndarray
-    index: np.ndarray
-    tokens: np.ndarray
-    starts: np.ndarray
-    lengths: np.ndarray
-    units: np.ndarray
-    paired: np.ndarray
-    left_out: int = 0
-    """Stories with a sentence that has no units in a language they are told in: unusable, so not among the stories here."""
+    tags: bool
+    files: TokenFiles
+    numbers: np.ndarray | None = None
+    _served: dict[bytes, TokenCorpus] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.files) if self.numbers is None else len(self.numbers)
 
     @property
-    def sentences(self) -> np.ndarray:
-        """Of each story, int64 [stories]."""
-        return (self.units > 0).any(axis=2).sum(axis=1)
+    def left_out(self) -> int:
+        """Stories with a sentence that has no units in a language they are told in: unusable, so not among the stories."""
+        return self.files.left_out
+
+    def on_disk(self, stories: np.ndarray) -> np.ndarray:
+        """Positions in this corpus -> numbers in the corpus on disk, int64."""
+        return (stories if self.numbers is None else self.numbers[stories]).astype(np.int64)
+
+    @property
+    def index(self) -> np.ndarray:
+        """The numbers of all stories in the corpus on disk, int64 [stories]."""
+        return self.on_disk(np.arange(len(self)))
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Names of all stories, str [stories]."""
+        return np.asarray(self.files.names(self.index), dtype=object)
 
     @property
     def told(self) -> np.ndarray:
         """The languages that each story is told in, bool [stories, languages]."""
-        return self.units[:, 0] > 0
+        return self._told(self.files.gather("masks", self.index))
+
+    def _told(self, masks: np.ndarray) -> np.ndarray:
+        return masks[:, None] >> np.arange(len(self.languages), dtype=np.uint32) & 1 > 0
+
+    def serves(self, masks: np.ndarray, mode: Mode, weights: Sequence[float] | None = None) -> np.ndarray:
+        """Whether a mode tells stories with these masks (train.lm.token_files): bool [N]. See `served`."""
+        drawn = np.ones(len(self.languages), bool) if weights is None else np.asarray(weights) > 0
+        told, paired = self._told(masks), masks & PAIRED > 0
+        if mode.name == MONOLINGUAL:
+            serves = told[:, self.languages.index(str(mode.language))] & ~paired
+        elif mode.name == MIXED:
+            serves = told[:, drawn].any(axis=1) & ~paired
+        else:
+            serves = told.all(axis=1) & (~paired | (mode.name == INTERLEAVED and bool(drawn.all())))
+        return serves & (masks & UNUSABLE == 0)
+
+    @property
+    def kinds(self) -> np.ndarray:
+        """The masks that stories of the corpus on disk have, uint32."""
+        return np.asarray(list(self.files.statistics), dtype=np.uint32)
+
+    def count(self, kinds: np.ndarray) -> int:
+        """How many of the stories have one of these masks."""
+        if self.numbers is None:
+            return sum(int(self.files.statistics[int(mask)][0]) for mask in kinds)
+        parts = (self.numbers[first : first + AT_ONCE] for first in range(0, len(self.numbers), AT_ONCE))
+        return sum(int(np.isin(self.files.gather("masks", part.astype(np.int64)), kinds).sum()) for part in parts)
+
+    def sums(self, mode: Mode, weights: Sequence[float] | None = None) -> tuple[int, np.ndarray, np.ndarray]:
+        """Of the stories on disk that a mode tells: how many, and units and tokens of all their sentences, int64
+        [languages] each; those of pairs count twice, since they are told twice."""
+        served = self.serves(self.kinds, mode, weights)
+        count, (units, tokens) = 0, np.zeros((2, len(self.languages)), np.int64)
+        for mask, serves in zip(self.kinds.tolist(), served, strict=True):
+            if serves:
+                values = self.files.statistics[mask]
+                both = values[2:].reshape(2, -1) * (2 if mask & PAIRED else 1)
+                count, units, tokens = count + int(values[0]), units + both[0], tokens + both[1]
+        return count, units, tokens
 
     def served(self, mode: Mode, weights: Sequence[float] | None = None) -> TokenCorpus:
         """The stories that a mode tells. weights: how often it draws each language; equally often when None.
@@ -66,15 +113,27 @@ class TokenCorpus:
         `monolingual:LANG` tells stories that have that language and `mixed` all that have any it draws, but no pairs; the
         others tell stories that have all languages, and of these only `interleaved` tells pairs, where it draws them all.
         """
-        drawn = np.ones(len(self.languages), bool) if weights is None else np.asarray(weights) > 0
-        if mode.name == MONOLINGUAL:
-            served = self.told[:, self.languages.index(str(mode.language))] & ~self.paired
-        elif mode.name == MIXED:
-            served = self.told[:, drawn].any(axis=1) & ~self.paired
-        else:
-            pairs = mode.name == INTERLEAVED and bool(drawn.all())
-            served = self.told.all(axis=1) & (~self.paired | pairs)
-        return self if served.all() else self.select(np.flatnonzero(served))
+        kinds = self.kinds
+        served = self.serves(kinds, mode, weights)
+        if served.all():
+            return self
+        if served.tobytes() not in self._served:
+            wanted = kinds[served]
+            self._served[served.tobytes()] = self._where(lambda part: np.isin(part["masks"], wanted))
+        return self._served[served.tobytes()]
+
+    def _where(self, chosen: Callable[[Part], np.ndarray]) -> TokenCorpus:
+        numbers = self.files.where(chosen)
+        if self.numbers is not None:
+            numbers = np.intersect1d(numbers, self.numbers, assume_unique=True)
+        return self._of(numbers)
+
+    def _of(self, numbers: np.ndarray) -> TokenCorpus:
+        return replace(self, numbers=numbers, _served={})
+
+    def select(self, stories: np.ndarray) -> TokenCorpus:
+        """Only these stories (positions in this corpus), with the draws they have in the whole corpus."""
+        return self._of(np.sort(self.on_disk(stories)).astype(np.uint32))
 
     @classmethod
     def load(
@@ -84,17 +143,15 @@ class TokenCorpus:
         *,
         progress: Callable[[str], None] | None = None,
     ) -> TokenCorpus:
-        """Read corpus.json and all Parquet shards of a folder and tokenise every sentence once, behind the vocabulary's
-        `head` of its language.
+        """The usable stories of a folder with corpus.json and Parquet shards. Their tokens, every sentence behind the
+        vocabulary's `head` of its language, are written into it the first time, and only mapped into memory afterwards.
 
         Raises TresseError where the corpus cannot be used.
         """
-        import pyarrow.parquet as parquet
-
         folder = Path(folder)
         try:
             info = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-            languages = tuple(info["languages"])
+            languages, frame_rate = tuple(info["languages"]), float(info["frame_rate"])
             shards = sorted(folder.glob("*.parquet"))
             if not shards:
                 raise FileNotFoundError(folder)
@@ -108,150 +165,60 @@ class TokenCorpus:
                 f"the corpus has {info['codebook_size']} units and the vocabulary {vocabulary.codebook_size}: "
                 "rebuild the vocabulary from this corpus"
             )
-        ids: list[str] = []
-        kinds: list[str] = []
-        tokens, sentences = [], [_Sentences() for _ in languages]
-        total = 0
-        for number, shard in enumerate(shards):
-            try:
-                known = ["kind"] if "kind" in parquet.read_schema(shard).names else []  # corpora of earlier versions
-                table = parquet.read_table(shard, columns=["id", *known, *(f"units_{la}" for la in languages)])
-            except Exception as error:  # pyarrow raises many kinds
-                raise TresseError(f"cannot read {shard}: delete it and prepare the corpus again") from error
-            for language, spoken in zip(languages, sentences, strict=True):
-                column = table.column(f"units_{language}").combine_chunks()
-                encoded = spoken.add(column, len(ids), vocabulary, language, total)
-                tokens.append(encoded)
-                total += len(encoded)
-            ids += table.column("id").to_pylist()
-            kinds += table.column("kind").to_pylist() if known else [STORY] * len(table)
-            if progress is not None:
-                progress(f"tokenised {len(ids):,} stories, {total:,} tokens ({number + 1}/{len(shards)} shards)")
-        if len(ids) < info.get("stories", 0):
-            raise TresseError(f"the corpus in {folder} is not finished: run its preparation again")
-        paired = np.asarray([kind == PAIRS for kind in kinds], dtype=bool)
-        return cls._assemble(languages, vocabulary, float(info["frame_rate"]), ids, paired, tokens, sentences)
+        say = progress or (lambda line: None)
+        files = token_files(folder, shards, info, vocabulary, say)
+        return cls.of(files, languages, vocabulary, frame_rate)
 
     @classmethod
-    def _assemble(
-        cls,
-        languages: tuple[str, ...],
-        vocabulary: UnitVocabulary,
-        frame_rate: float,
-        ids: list[str],
-        paired: np.ndarray,
-        tokens: list[np.ndarray],
-        sentences: list[_Sentences],
+    def of(
+        cls, files: TokenFiles, languages: tuple[str, ...], vocabulary: UnitVocabulary, frame_rate: float
     ) -> TokenCorpus:
-        counts = np.stack([spoken.counts(len(ids)) for spoken in sentences])  # [languages, stories]
-        most = counts.max(axis=0, initial=0)
-        odd = np.flatnonzero(((counts != most) & (counts > 0)).any(axis=0))
-        if len(odd):
-            each = ", ".join(f"{n} in {language}" for n, language in zip(counts[:, odd[0]], languages, strict=True))
-            raise TresseError(f"story {ids[odd[0]]} has sentences that do not align ({each}): prepare the corpus again")
-        copies = 1 + paired.astype(np.int64)
-        shape = (len(ids), int((most * copies).max(initial=0)), len(languages))
-        arrays = {name: np.zeros(shape, kind) for name, kind in (("start", np.int64), ("length", np.int32))}
-        units = np.zeros(shape, np.int32)
-        for k, spoken in enumerate(sentences):
-            story, position = spoken.positions()
-            for copy in (0, 1):
-                rows = copies[story] > copy
-                at = (story[rows], (position * copies[story] + copy)[rows], k)
-                arrays["start"][at] = np.concatenate(spoken.starts)[rows]
-                arrays["length"][at] = np.concatenate(spoken.lengths)[rows]
-                units[at] = np.concatenate(spoken.units)[rows]
-        real = np.arange(shape[1])[None, :, None] < (counts * copies).T[:, None, :]
-        usable = np.flatnonzero(((units > 0) | ~real).all(axis=(1, 2)) & (most > 0))
-        if not len(usable):
+        """The usable stories of token files. Raises TresseError where there is none."""
+        corpus = cls(languages, vocabulary.bos_id, vocabulary.eos_id, frame_rate, vocabulary.tags, files)
+        if files.left_out:
+            corpus = corpus._where(lambda part: part["masks"] & UNUSABLE == 0)
+        if not len(corpus):
             raise TresseError("the unit corpus has no story whose sentences all have units: prepare it again")
-        return cls(
-            languages=languages,
-            bos_id=vocabulary.bos_id,
-            eos_id=vocabulary.eos_id,
-            frame_rate=frame_rate,
-            ids=np.asarray(ids, dtype=object)[usable],
-            index=usable,
-            tokens=np.concatenate(tokens),
-            starts=arrays["start"][usable],
-            lengths=arrays["length"][usable],
-            units=units[usable],
-            paired=paired[usable],
-            left_out=len(ids) - len(usable),
-        )
-
-    def select(self, stories: np.ndarray) -> TokenCorpus:
-        """Only these stories (positions in this corpus), with the draws they have in the whole corpus."""
-        names = ("ids", "index", "starts", "lengths", "units", "paired")
-        return replace(self, **{name: getattr(self, name)[stories] for name in names}, left_out=0)
+        return corpus
 
     def split(self, held_out: int, seed: int) -> tuple[TokenCorpus, TokenCorpus]:
         """(training, held out): `held_out` distinct story ids, in all their voices, are kept from training."""
-        names = np.unique(self.ids.astype(str))
-        if not 0 <= held_out < len(names):
-            raise TresseError(f"cannot hold out {held_out} of {len(names)} stories: hold out fewer")
-        drawn = np.random.default_rng([seed, 1]).permutation(names)[:held_out]
-        chosen = np.isin(self.ids.astype(str), drawn)
-        return self.select(np.flatnonzero(~chosen)), self.select(np.flatnonzero(chosen))
+        if held_out == 0:
+            return self, self._of(np.zeros(0, np.uint32))
+        salt = np.random.SeedSequence([seed, 1]).generate_state(1, np.uint64)
+        least = np.zeros(0, np.uint64)
+        for part, first in zip(self.files.parts, self.files.starts, strict=False):  # the first of a drawn order of ids
+            keys = part["keys"] ^ salt
+            if self.numbers is not None:
+                begin, end = np.searchsorted(self.numbers, [first, first + len(keys)])
+                keys = keys[self.numbers[begin:end] - np.uint32(first)]
+            least = np.unique(np.r_[least, keys])[: held_out + 1]
+        if not 0 <= held_out < len(least):
+            raise TresseError(f"cannot hold out {held_out} of {len(least)} stories: hold out fewer")
+        chosen = least[:held_out] ^ salt
+        return (
+            self._where(lambda part: ~np.isin(part["keys"], chosen)),
+            self._where(lambda part: np.isin(part["keys"], chosen)),
+        )
 
     def document(self, story: int, languages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(tokens int32 [M], language of each token but the first int64 [M - 1]) of one story.
 
         languages: of each sentence, int64 [sentences], or [tellings, sentences].
         """
+        passages = self.files.passages(self.on_disk(np.asarray([story])))
+        languages = np.atleast_2d(languages)
+        places = passages.places[np.arange(languages.shape[1]), languages]
+        return self.assemble(int(passages.parts[0]), places, languages)
+
+    def assemble(self, part: int, places: np.ndarray, languages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `document` gives, of sentences at `places` (int64 [tellings, sentences, 2]) of a part."""
         tokens: list[np.ndarray | list[int]] = []
         spoken: list[np.ndarray] = []
-        for telling in np.atleast_2d(languages):
-            lengths = self.lengths[story, np.arange(len(telling)), telling]
-            starts = self.starts[story, np.arange(len(telling)), telling]
-            parts = [self.tokens[start : start + length] for start, length in zip(starts, lengths, strict=True)]
+        source = self.files.parts[part]["tokens"]
+        self.files.touched(1)
+        for telling, at in zip(languages, places.tolist(), strict=True):
+            parts = [source[begin:end] for begin, end in at]
             tokens += [[self.bos_id], *parts, [self.eos_id]]
-            spoken += [telling[:1], np.repeat(telling, lengths), telling[-1:]]
+            spoken += [telling[:1], np.repeat(telling, [end - begin for begin, end in at]), telling[-1:]]
         return np.concatenate(tokens).astype(np.int32, copy=False), np.concatenate(spoken)[1:]
-
-
-class _Sentences:
-    """The sentences of one language while a corpus is read: parallel lists of arrays, one per shard."""
-
-    def __init__(self) -> None:
-        self.first_story: list[int] = []
-        self.per_story: list[np.ndarray] = []
-        self.starts: list[np.ndarray] = []
-        self.lengths: list[np.ndarray] = []
-        self.units: list[np.ndarray] = []
-
-    def add(
-        self, column: object, first_story: int, vocabulary: UnitVocabulary, language: str, total: int
-    ) -> np.ndarray:
-        """Tokenise a list<list<uint16>> column; returns its flat tokens, which will lie at `total`."""
-        outer = column.offsets.to_numpy().astype(np.int64)  # type: ignore[attr-defined]
-        inner = column.values  # type: ignore[attr-defined]
-        bounds = inner.offsets.to_numpy().astype(np.int64)[outer[0] : outer[-1] + 1]
-        values = inner.values.to_numpy()
-        encoded: list[np.ndarray] = []
-        for first in range(0, len(bounds) - 1, SENTENCES_AT_ONCE):
-            part = bounds[first : first + SENTENCES_AT_ONCE + 1]
-            encoded += vocabulary.encode_batch([values[a:b] for a, b in pairwise(part)])
-        head = np.asarray(vocabulary.head(language), dtype=np.int32)
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded)) + len(head)
-        if len(head):
-            encoded = [part for sentence in encoded for part in (head, sentence)]
-        flat = np.concatenate([np.zeros(0, np.int32), *encoded])
-        self.first_story.append(first_story)
-        self.per_story.append(np.diff(outer))
-        self.starts.append(total + np.cumsum(lengths) - lengths)
-        self.lengths.append(lengths)
-        self.units.append(np.diff(bounds))
-        return flat
-
-    def counts(self, stories: int) -> np.ndarray:
-        counts = np.concatenate([np.zeros(0, np.int64), *self.per_story])
-        if len(counts) != stories:
-            raise ValueError(f"{len(counts)} stories instead of {stories}")
-        return counts
-
-    def positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """(story, position in the story) of every sentence read."""
-        counts = np.concatenate(self.per_story)
-        story = np.repeat(np.arange(len(counts)), counts)
-        return story, np.arange(len(story)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from train.lm.attention import attention_inputs
+from train.lm.muon import Float32Muon
 from train.lm.packing import IGNORE, PackedBatch
 from train.lm.schedule import SLMTraining
+from train.tools.hardware import bf16_pays
 from train.tools.trainer import Updates
 
 
@@ -58,7 +60,8 @@ def optimisers_of(model: nn.Module, training: SLMTraining, device: torch.device)
     ]
     if body:
         settings = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
-        optimisers.append(torch.optim.Muon(body, **settings, adjust_lr_fn="match_rms_adamw"))
+        kind = torch.optim.Muon if bf16_pays(device) else Float32Muon
+        optimisers.append(kind(body, **settings, adjust_lr_fn="match_rms_adamw"))
     return optimisers
 
 
@@ -78,22 +81,28 @@ class PackedStep:
         """model, optimisers: as `accelerator` prepared them, or on `device` without one. half: compute in bfloat16."""
         self.model, self.device, self.half, self.accelerator = model, device, half, accelerator
         self.processes = 1 if accelerator is None else accelerator.num_processes
-        self.micro_rows = training.rows_a_pass(self.processes)
+        self.training = training
         clip_gradients = nn.utils.clip_grad_norm_ if accelerator is None else accelerator.clip_grad_norm_
         self.updates = Updates(model.parameters(), optimisers, training.learning_rate, training.clip, clip_gradients)
 
     def gradients(
-        self, batch: PackedBatch, targets: int, count: Callable[[Tensor, PackedBatch], None] | None = None
+        self, batch: PackedBatch, targets: int | Tensor, count: Callable[[Tensor, PackedBatch], None] | None = None
     ) -> Tensor:
         """Add the gradients of the mean loss; returns this process's share of that mean, in nats (a scalar).
 
         batch: this process's rows. targets: of the whole step, over all processes. count: takes the losses [B, L] of
-        every portion and the portion.
+        every portion and the portion. Every process makes equally many passes, whatever rows it has, since models whose
+        parameters are shared out need all processes in each.
         """
         share = torch.zeros((), device=self.device)
-        for row in range(0, len(batch.tokens), self.micro_rows):
-            part = batch.rows(slice(row, row + self.micro_rows))
-            last = row + self.micro_rows >= len(batch.tokens)
+        rows = len(batch.tokens)
+        passes = (
+            self.training.passes(self.processes)
+            if self.processes > 1
+            else -(-rows // (self.training.micro_rows or rows))
+        )
+        for number, part in enumerate(batch.portions(passes), 1):
+            last = number == passes
             with nullcontext() if last or self.accelerator is None else self.accelerator.no_sync(self.model):
                 with self._autocast():
                     losses = token_losses(self.model, part, self.device, half=self.half)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ import torch
 from torch import Tensor, nn
 
 from slm.errors import TresseError
-from slm.interleave import OLD_NAMES, Mode
+from slm.interleave import Mode
 from slm.model import ModelConfig, parameter_count, save_model, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
 from train.lm.corpus import TokenCorpus
+from train.lm.loader import Loader
 from train.lm.log import LossMeter, RunLog, by_language
-from train.lm.packing import PackedBatch, evaluation_batches
-from train.lm.schedule import SLMTraining, StagedStream
+from train.lm.packing import PackedBatch
+from train.lm.schedule import STORIES, SLMTraining, StagedStream
+from train.lm.state import Weights, check_same
 from train.lm.step import PackedStep, optimisers_of, token_losses
+from train.lm.stream import ORDER, Counts, evaluation_batches
 from train.tools.checkpoints import load_checkpoint, save_checkpoint, write_json
 from train.tools.hardware import bf16_pays, peak_flops
 from train.tools.progress import clock
@@ -45,6 +48,7 @@ def train_slm(
     folder: Path,
     *,
     corpus: TokenCorpus | None = None,
+    corpora: Mapping[str, Path] | None = None,
     validation: Path | None = None,
     progress: Say | None = print,
 ) -> Any:
@@ -52,7 +56,8 @@ def train_slm(
 
     corpus_folder: Parquet shards and corpus.json. folder: receives checkpoint.pt, log.jsonl, tensorboard/, summary.json
     and, when done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are done it only
-    loads. corpus: the loaded corpus, if at hand. validation: folder of a corpus of stories to validate on; without it some
+    loads. corpus: the loaded corpus, if at hand. corpora: folders of further ones, by the names that stages have for them.
+    validation: folder of a corpus of stories to validate on; without it some
     of the training corpus are held out (honest only where stories have little in common). progress: takes one line of text
     at a time. Under `accelerate launch` every process calls it alike. Raises TresseError.
     """
@@ -64,18 +69,29 @@ def train_slm(
     vocabulary = vocabulary.with_tags(training.tags)  # and it is saved so: whoever uses the model puts none in either
     if corpus is None:
         corpus = TokenCorpus.load(corpus_folder, vocabulary, progress=say)
-    if bool(np.isin(corpus.tokens[corpus.starts[0, 0]], list(vocabulary.tag_ids.values())).all()) != vocabulary.tags:
+    if corpus.tags != vocabulary.tags:
         raise TresseError(
             f"the corpus was tokenised {'without' if vocabulary.tags else 'with'} language tags: load it anew"
         )
     if corpus.left_out:
         say(f"{corpus.left_out} stories left out: a sentence of theirs has no units")
-    training.check(corpus.languages, accelerator.num_processes)
+    training.check(corpus.languages, (STORIES, *(corpora or {})))
+    further = {name: _further(name, path, corpus, vocabulary, say) for name, path in (corpora or {}).items()}
     others = None if validation is None else TokenCorpus.load(validation, vocabulary)
-    stories = _Stories.of(corpus, others, training, accelerator.num_processes)
-    if untold := stories.stream.untold(stories.training):
-        say(f"{untold} rows are told by no stage: those in one language need mixed or monolingual, pairs interleaved")
-    run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say)
+    state = load_checkpoint(Path(folder) / "checkpoint.pt")
+    position = None if state is None else _position(state)
+    if state is not None and position is None:
+        say(
+            "the checkpoint is of a version that read stories in another order: from here on they are read in the new one"
+        )
+    stories = _Stories.of(corpus, others, training, accelerator.num_processes, position, further)
+    for name in stories.stream.corpora:
+        if untold := stories.stream.untold(name):
+            say(
+                f"{untold} rows of {name} are told by no stage: those in one language need mixed or monolingual, pairs "
+                "interleaved"
+            )
+    run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say, state)
     actions = [
         (training.log_every, run.report),
         *([(training.validate_every, run.validate)] if stories.checks else []),
@@ -83,6 +99,23 @@ def train_slm(
     ]
     train(run.step, run.schedule, actions, start=run.start, reduce=accelerator.reduce)
     return run.finish()
+
+
+def _further(name: str, folder: Path, stories: TokenCorpus, vocabulary: UnitVocabulary, say: Say) -> TokenCorpus:
+    """A corpus beside that of the stories. Raises TresseError where its units or languages are others."""
+    corpus = TokenCorpus.load(folder, vocabulary, progress=say)
+    if (corpus.languages, corpus.frame_rate) != (stories.languages, stories.frame_rate):
+        raise TresseError(
+            f"the corpus {name} has {', '.join(corpus.languages)} at {corpus.frame_rate:g} units/s, the stories "
+            f"{', '.join(stories.languages)} at {stories.frame_rate:g}: prepare it with the same languages and units"
+        )
+    return corpus
+
+
+def _position(state: dict[str, Any]) -> dict[str, Any] | None:
+    """Where a checkpoint is in the stream of batches; None where its version read stories in another order."""
+    position = state.get("stream")
+    return position if position is not None and position["order"] == ORDER else None
 
 
 @torch.no_grad()
@@ -112,12 +145,21 @@ class _Stories:
     checks: dict[str, list[PackedBatch]]
 
     @classmethod
-    def of(cls, corpus: TokenCorpus, others: TokenCorpus | None, training: SLMTraining, processes: int) -> _Stories:
-        """others: stories to validate on; None: hold some of the corpus out."""
+    def of(
+        cls,
+        corpus: TokenCorpus,
+        others: TokenCorpus | None,
+        training: SLMTraining,
+        processes: int,
+        position: dict[str, Any] | None,
+        further: Mapping[str, TokenCorpus],
+    ) -> _Stories:
+        """others: stories to validate on; None: hold some of the corpus out. position: where a run goes on in the stream.
+        further: corpora beside it."""
         stories, validation = corpus.split(training.held_out, training.seed) if others is None else (corpus, others)
         settings = {"row_length": training.row_length, "seed": training.seed, "rows": training.rows_a_pass(processes)}
         modes = ("interleaved", "mixed") if len(corpus.languages) > 1 else ("mixed",)
-        stream = StagedStream(stories, training)
+        stream = StagedStream(stories, training, position, further)
         told = [mode for mode in modes if len(validation.served(Mode.parse(mode, corpus.languages)))]
         checks = {mode: evaluation_batches(validation, mode, **settings) for mode in told}
         held_out = sorted(set(validation.ids.tolist())) if others is None else []
@@ -137,13 +179,14 @@ class _Run:
         accelerator: Any,
         bf16: bool,
         say: Say,
+        state: dict[str, Any] | None,
     ) -> None:
+        """state: the checkpoint that the run goes on from."""
         self.model_config, self.training, self.vocabulary = model_config, training, vocabulary
         self.stories, self.stream, self.languages = stories, stories.stream, stories.training.languages
         self.folder, self.accelerator, self.bf16, self.say = folder, accelerator, bf16, say
         self.processes = accelerator.num_processes
-        self.rows = training.batch_rows // self.processes
-        self.first_row = accelerator.process_index * self.rows
+        self.first_row, self.rows = training.rows_of(accelerator.process_index, self.processes)
         self.schedule = Schedule(self.stream.steps, training.warmup_steps(self.stream.steps), training.floor)
         settings = {"model": asdict(model_config), "training": training.lasting()}
         self.settings = json.loads(json.dumps(settings))
@@ -152,14 +195,21 @@ class _Run:
             model = model_config.build(vocabulary)
         self.peak = peak_flops(accelerator.device, bf16)
         self._introduce(model)
-        self._prepare(model)
+        self._prepare(model, state)
         self.log = RunLog(folder, self.start) if accelerator.is_main_process else None
         self.meter = LossMeter(self.languages, accelerator)
         self.norm = torch.zeros(())
         self.attended = 0
         """Pairs of positions that attention compared since the last log line, in this process."""
         self.logged, self.logged_at = self.start, time.perf_counter()
-        self.logged_totals = self.stream.totals(self.start)
+        self.loader = Loader(self.stream, self.first_row, self.rows)
+        known = None if state is None else _position(state)
+        self.before: Counts = (
+            self.stream.totals(self.start) if known is None else (np.asarray(known["consumed"]), known["targets"])
+        )
+        self.logged_totals = self.before
+        """`before`: what all processes have read when they were last counted; `consumed`: this one, since then."""
+        self.consumed: Counts = self.stream.totals(0)
 
     def _introduce(self, model: nn.Module) -> None:
         self.say(
@@ -169,12 +219,11 @@ class _Run:
             f"{self.accelerator.device}"
         )
 
-    def _prepare(self, model: Any) -> None:
+    def _prepare(self, model: Any, state: dict[str, Any] | None) -> None:
         """Load what there is, and give model and optimisers to the processes."""
         training, device = self.training, self.accelerator.device
-        state = load_checkpoint(self.folder / "checkpoint.pt")
         if state is not None:
-            _check_same(state["settings"], self.settings, self.folder)
+            check_same(state["settings"], self.settings, self.folder)
             model.load_state_dict(state["model"])
         optimisers = optimisers_of(model, training, device)
         self.kernel = model.config._attn_implementation
@@ -183,7 +232,7 @@ class _Run:
             model.compile()
         self.plain = model
         self.model, *prepared = self.accelerator.prepare(model.train(), *optimisers)
-        self.weights = _Weights(self.accelerator, self.model, prepared)
+        self.weights = Weights(self.accelerator, self.model, prepared)
         if self.weights.sharded and training.optimiser == "muon":
             raise TresseError("muon needs whole matrices: with FSDP train with slm.optimiser=adamw")
         if state is not None:
@@ -200,22 +249,36 @@ class _Run:
         # dropout, where a model has any, is a function of the step too
         sequence = np.random.SeedSequence([self.training.seed, number, self.first_row])
         torch.manual_seed(int(sequence.generate_state(1)[0]))
-        # every process knows how many targets the whole step has: no communication for the mean
-        targets = self.stream.totals(number + 1)[1] - self.stream.totals(number)[1]
-        batch = self.stream.batch(number, self.first_row, self.rows)
+        batch, counts = self.loader.draw(number)
+        self.consumed = _sum(self.consumed, counts)
         self.attended += int(batch.positions.sum()) + batch.positions.numel()
-        loss = self.packed_step.gradients(batch, targets, self.meter.add)
+        loss = self.packed_step.gradients(batch, self._in_all(counts[1]), self.meter.add)
         self.norm = self.packed_step.updates.apply(factor)
         return loss + self.norm
+
+    def _in_all(self, targets: int) -> int | Tensor:
+        """A number summed over all processes: on the device, without waiting for it."""
+        if self.processes == 1:
+            return targets
+        return self.accelerator.reduce(torch.tensor(targets, device=self.accelerator.device), reduction="sum")
+
+    def totals(self) -> Counts:
+        """What all processes have consumed, from the first step on. Every process must ask."""
+        (consumed, targets), device = self.consumed, self.accelerator.device
+        mine = torch.tensor([*consumed.ravel().tolist(), targets], device=device)
+        all_ = self.accelerator.reduce(mine, reduction="sum").tolist()
+        self.before = _sum(self.before, (np.asarray(all_[:-1]).reshape(consumed.shape), all_[-1]))
+        self.consumed = np.zeros_like(consumed), 0
+        return self.before
 
     def report(self, done: int) -> None:
         """A line of text and one of the log, on the steps since the last."""
         loss, training = self.meter.read(), self.training  # waits for the device
         now, since = time.perf_counter(), done - self.logged
         seconds, positions = now - self.logged_at, since * training.positions
-        totals = (units, tokens), targets = self.stream.totals(done)
         (units_before, _), targets_before = self.logged_totals
-        computed = training_flops(self.plain, positions, self.attended * self.processes)
+        totals = (units, tokens), targets = self.totals()
+        computed = training_flops(self.plain, positions, self.attended * training.batch_rows // max(1, self.rows))
         entry = {
             "step": done,
             "mode": str(training.stages[self.stream.stage(done - 1)]),
@@ -253,13 +316,20 @@ class _Run:
 
     def save(self, done: int) -> None:
         """Write the checkpoint. Every process must call it."""
+        from accelerate.utils import gather_object
+
         self.accelerator.wait_for_everyone()
-        state = {"step": done, "settings": self.settings, **self.weights.state()}
+        consumed, targets = self.totals()
+        stream = self.loader.position(done)
+        stream["lanes"] = gather_object(stream["lanes"]) if self.processes > 1 else stream["lanes"]
+        stream |= {"consumed": consumed.tolist(), "targets": targets}
+        state = {"step": done, "settings": self.settings, "stream": stream, **self.weights.state()}
         if self.accelerator.is_main_process:
             save_checkpoint(self.folder / "checkpoint.pt", state)
 
     def finish(self) -> Any:
         """The trained model, whole; the first process writes summary.json and slm/."""
+        self.loader.close()
         if self.weights.sharded:  # a whole model again
             self.accelerator.wait_for_everyone()
             trained: Any = self.model_config.build(self.vocabulary).eval()
@@ -276,7 +346,7 @@ class _Run:
 
     def _summary(self, trained: Any) -> dict[str, Any]:
         stream = self.stream
-        units, tokens = stream.totals(stream.steps)[0]
+        units, tokens = self.before[0]
         return {
             "steps": stream.steps,
             "parameters": parameter_count(trained),
@@ -292,51 +362,5 @@ class _Run:
         }
 
 
-class _Weights:
-    """Model and optimisers as a checkpoint holds them, whole, also where processes hold a part each (FSDP)."""
-
-    def __init__(self, accelerator: Any, model: nn.Module, optimisers: list[Any]) -> None:
-        self.accelerator, self.model, self.optimisers = accelerator, model, optimisers
-        self.sharded = str(accelerator.distributed_type).endswith("FSDP")
-
-    def state(self) -> dict[str, Any]:
-        """Every process must ask; what the first one gets is whole."""
-        if self.sharded:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
-
-            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            model, optimiser = get_state_dict(self.model, [o.optimizer for o in self.optimisers], options=options)
-            return {"model": model, "optimiser": optimiser}
-        model = self.accelerator.unwrap_model(self.model).state_dict()
-        return {"model": model, "optimiser": [optimiser.state_dict() for optimiser in self.optimisers]}
-
-    def load_optimisers(self, state: Any) -> None:
-        """`state()["optimiser"]`; the weights are loaded before they are given to the processes."""
-        if self.sharded:
-            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
-
-            options = StateDictOptions(full_state_dict=True)
-            plain = [o.optimizer for o in self.optimisers]
-            set_optimizer_state_dict(self.model, plain, optim_state_dict=state, options=options)
-        else:
-            for optimiser, own in zip(self.optimisers, state, strict=True):
-                optimiser.load_state_dict(own)
-
-
-def _check_same(before: dict[str, Any], wanted: dict[str, Any], folder: Path) -> None:
-    before, wanted = _in_new_words(before), _in_new_words(wanted)
-    for part in wanted:
-        for name, value in wanted[part].items():
-            if before[part].get(name) != value:
-                raise TresseError(
-                    f"the run in {folder} was started with {part} {name}={before[part].get(name)}, not {value}: "
-                    "use another folder, or delete its checkpoint.pt"
-                )
-
-
-def _in_new_words(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings with the names that modes have now."""
-    text = json.dumps(settings)
-    for old, new in OLD_NAMES.items():
-        text = text.replace(f'"{old}"', f'"{new}"')
-    return json.loads(text)
+def _sum(some: Counts, more: Counts) -> Counts:
+    return some[0] + more[0], some[1] + more[1]

@@ -9,25 +9,35 @@ import numpy as np
 
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 from train.stories.grammar import Story, read_stories
+from train.stories.sources import GRAMMAR, WRITTEN
 from train.tools.checkpoints import write_json
+
+OWN = ("", WRITTEN, GRAMMAR)
+"""Sources of stories that are the project's or the user's own."""
 
 
 def write_examples(
-    languages: Sequence[str], per_language: int, stories: Path, folder: Path, test: Sequence[Story] | None = None
+    languages: Sequence[str],
+    per_language: int,
+    stories: Path,
+    folder: Path,
+    voices: Voices,
+    test: Sequence[Story] | None = None,
 ) -> None:
     """Beginnings of `per_language` stories a language, spoken by training and held-out voices in turn: FLAC and a listing.
 
     The stories are those of `test`, or else those to validate on. No training story (in the folder `stories`) begins with
-    the same two sentences, and every example is of another story, of another situation where that is known. Where there
-    are too few such stories or voices, there are fewer examples.
+    the same two sentences, and every example is of another story, of another situation where that is known. Of a mixture's
+    stories the project's own are taken, so that a bundle holds no text of others. Where there are too few such stories or
+    voices, there are fewer examples.
     """
     import soundfile
 
-    voices = Voices.load()
     folder.mkdir(parents=True)
     training = read_stories(stories / "train.jsonl")
     trained = {tuple(texts[:2]) for story in training for texts in story.sentences.values()}
     among = list(read_stories(stories / "validation.jsonl")) if test is None else test
+    among = [story for story in among if story.source in OWN] or among
     entries = []
     taken: set[str] = set()
     for number in range(per_language * len(languages)):

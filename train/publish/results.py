@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from slm.errors import TresseError
+from slm.schema import read_info
 from train.publish.card import write_card
 from train.publish.figures import digest, figures
 from train.tools.checkpoints import atomic_path, write_json
@@ -34,13 +35,11 @@ def publish(results: Path, bundle: Path, pages: list[Path]) -> None:
     """See the module. Raises TresseError where the results are missing, of another bundle, or a page has no marks."""
     try:
         measured = json.loads((results / "results.json").read_text(encoding="utf-8"))
-        info = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise TresseError(
-            f"cannot read {results}/results.json and {bundle}/bundle.json: run tresse eval all"
-        ) from error
-    if measured["bundle"]["name"] != info["name"]:
-        raise TresseError(f"{results} measured the bundle {measured['bundle']['name']}: evaluate {info['name']} first")
+        raise TresseError(f"cannot read {results}/results.json: run tresse eval all") from error
+    info = read_info(bundle)
+    if measured["bundle"]["name"] != info.get("name"):
+        raise TresseError(f"{results} measured the bundle {measured['bundle']['name']}: evaluate {bundle} first")
     parts = {page: _around(page, MARKS) for page in pages}
     report = (results / "report.md").read_text(encoding="utf-8")
     report = report.split("\n## Samples\n")[0]  # they need the recordings, which stay behind
@@ -74,9 +73,9 @@ def publish_ablation(results: Path, bundle: Path, pages: list[Path]) -> None:
     try:
         measured = json.loads((results / "results.json").read_text(encoding="utf-8"))
         tables = (results / "ablation.md").read_text(encoding="utf-8")
-        info = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise TresseError(f"cannot read {results}/results.json and ablation.md: run tresse recipe ablation") from error
+    info = read_info(bundle)
     parts = {page: _around(page, ABLATION_MARKS) for page in pages}
     info.setdefault("metrics", {})["ablation"] = measured
     write_json(bundle / "bundle.json", info)

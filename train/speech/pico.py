@@ -1,4 +1,4 @@
-"""SVOX Pico as a synthesiser: American and British English and French, one voice each, 100 times real time.
+"""SVOX Pico as a synthesiser: English (two voices), French, Spanish, German and Italian, 100 times real time.
 
 The folder holds the package `py_nanotts` (Apache-2.0). A speaker chooses voices, speed and pitch.
 """

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
 
-from slm.units.conv import FRAME
+from slm.units.causal import FRAME
 from train.speech.voices import SAMPLE_RATE
 
 

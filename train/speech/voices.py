@@ -34,6 +34,8 @@ from train.tools.workers import worker_pool
 
 __all__ = ["LOUDNESS", "MARGIN", "SAMPLE_RATE", "Phoneme", "Speaker", "Synthesiser", "Unspeakable", "Voices", "speak"]
 
+VOICES = Path(__file__).parents[1]
+"""Where the project's voices files lie."""
 SAMPLE_RATE = 16000
 MARGIN = 0.06
 """s of silence left before and after a sentence."""
@@ -127,7 +129,7 @@ class Voices:
     @classmethod
     def load(cls, path: Path | None = None) -> Voices:
         """Read a voices file (the project's own by default). Raises TresseError, in one line, where it is wrong."""
-        path = Path(path) if path else Path(__file__).parents[1] / "voices.yaml"
+        path = Path(path) if path else VOICES / "voices.yaml"
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -136,6 +138,25 @@ class Voices:
             return _parse(data, path.parent)
         except ValueError as error:
             raise TresseError(f"{path}: {error} (train/voices.yaml shows the form)") from error
+
+    @classmethod
+    def named(cls, name: str) -> Voices:
+        """The voices file of a recipe: one beside recipes/ by its name, or a path. Raises what `load` does."""
+        beside = VOICES / name
+        return cls.load(beside if beside.exists() else Path(name).expanduser())
+
+    @classmethod
+    def of(cls, info: Mapping[str, Any], languages: Iterable[str], speakers: Iterable[str] = ()) -> Voices:
+        """The voices that measure a bundle: the project's own; those of its recipe where these lack one of its languages, or
+        all of the speakers that are asked for.
+
+        info: of the bundle, which names their file; only files beside recipes/ are looked for.
+        """
+        own, name, asked = cls.load(), info.get("provenance", {}).get("voices_file"), set(speakers)
+        enough = set(languages) <= set(own.languages) and (not asked or not asked.isdisjoint(own.training))
+        if enough or not name or Path(name).name != name or not (VOICES / name).is_file():
+            return own
+        return cls.load(VOICES / name)
 
     def speaker(self, name: str) -> Speaker:
         """The speaker of this name, from either group."""
@@ -164,6 +185,15 @@ class Voices:
     def model_folder(self, name: str) -> Path:
         """Where the files of a back end lie: in $TRESSE_MODELS, or else in `models`, or else in the working folder."""
         return Path(os.environ.get("TRESSE_MODELS") or self.models or "models").expanduser() / name
+
+    def reading(self, name: str, language: str) -> str:
+        """The espeak-ng voice that reads a language to this speaker. Raises TresseError where there is none."""
+        speaker = self.speaker(name)
+        style = speaker.kokoro.get(language) if isinstance(speaker, KokoroSpeaker) else None
+        reading = style.reading if style else None
+        if reading is None and language not in self.languages:
+            raise TresseError(f"no espeak-ng voice reads {language!r} to voice {name}: add it to `languages`")
+        return reading or self.languages[language]
 
     def check(self, names: Iterable[str], languages: Iterable[str]) -> None:
         """Raise TresseError, naming the mend, where one of these voices cannot speak one of the languages."""

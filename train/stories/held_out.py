@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from slm.errors import TresseError
+from train.stories.data import LANGUAGES
 from train.stories.grammar import Cycles, Story, distinct_sentences, generate_stories
 from train.stories.sources import SPARE, Source
+from train.stories.written_cloze import splits
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 WORDS_A_STORY = 84
@@ -62,10 +64,19 @@ class StoriesSettings:
 def held_out_sentences(info: Mapping[str, Any], languages: Sequence[str], count: int) -> list[tuple[str, str]]:
     """(language, text) of test stories, `count` a language, none of them in the stories that a bundle was trained on.
 
-    info: of the bundle; where its recipe is not one of the project's, the first 2,000 training stories are avoided.
+    info: of the bundle; where its recipe is not one of the project's, the first 2,000 training stories are avoided. In
+    languages that the grammar lacks they are of the written test stories. Raises TresseError for a language of neither.
     """
-    seen = _training_stories(info.get("provenance", {}))
-    return distinct_sentences(generate_stories(0, 30 * count, "test"), languages, count, without=seen)
+    generated = [language for language in languages if language in LANGUAGES]
+    seen = _training_stories(info.get("provenance", {})) if generated else ()
+    stories = generate_stories(0, 30 * count, "test") if generated else ()
+    sentences = distinct_sentences(stories, generated, count, without=seen)
+    for language in (language for language in languages if language not in LANGUAGES):
+        told = [text for story in splits()["test"] for text in story.sentences.get(language, ())]
+        if not told:
+            raise TresseError(f"no test story is told in {language}: translate written stories into it")
+        sentences += [(language, text) for text in dict.fromkeys(told)][:count]
+    return sentences
 
 
 def _training_stories(made: Mapping[str, Any]) -> Iterator[Story]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slm.errors import TresseError
+from train.stories.data import LANGUAGES
 from train.stories.decontamination import GENERATED, Overlap, benchmarks
 from train.stories.grammar import Cycles, Story, write_stories
 from train.stories.held_out import StoriesSettings
@@ -245,6 +246,12 @@ def check_sources(sources: Sequence[Source], languages: Sequence[str], texts: Pa
             raise TresseError(f"stories.sources: {source.id} is there twice: give one of them another file name")
         if source.kind == "pairs" and len(languages) < 2:
             raise TresseError(f"stories.sources: {source.id} needs two languages: leave out pairs")
+        unknown = [language for language in languages if language not in LANGUAGES]
+        if source.file == GRAMMAR and unknown and (not source.partial or len(unknown) == len(languages)):
+            raise TresseError(
+                f"stories.sources: the grammar tells nothing in {unknown[0]}: leave it out"
+                + ("" if len(unknown) == len(languages) else ", or set its partial to true")
+            )
         if source.built_in and source.kind != "stories":
             raise TresseError(f"stories.sources: {source.id} is of kind stories, not {source.kind}")
     if missing := missing_files(sources, texts):

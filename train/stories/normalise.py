@@ -23,8 +23,8 @@ _SINGLE_QUOTED = re.compile(r"(?<![\w'])'(?=\w)([^'\n]*(?:'\w[^'\n]*)*[.!?,…])
 _DASHES = re.compile(r"\s*(?:\N{EM DASH}|--+|\s-\s|\N{HORIZONTAL BAR})\s*|\s+\N{EN DASH}\s+")
 _DOTS = re.compile(r"\.\s?\.(\s?\.)+|\.\.")
 _BRACKETS = re.compile(r"\s*[(\[{]\s*([^()\[\]{}]*?)\s*[)\]}]")
-_UNSPOKEN = re.compile(r"[^\w\s.,;:!?…'\"“”«»-]|[\d_]")
-_END = re.compile(r"(?<=[.!?…])((?:\s?[\"”»])?)\s+(?=[“«]?\s?[^\W\d_])")
+_UNSPOKEN = re.compile(r"[^\w\s.,;:!?¡¿…'\"“”«»-]|[\d_]")
+_END = re.compile(r"(?<=[.!?…])((?:\s?[\"”»])?)\s+(?=[“«]?\s?[¡¿]*[^\W\d_])")
 _ROUNDS = 8
 """At most so often rules are applied until nothing changes: twice for ordinary text."""
 
@@ -49,6 +49,11 @@ class _Habits:
 
 def _o_clock(hour: str, minute: str) -> str:
     return f"{hour} o'clock" if int(minute) == 0 else f"{hour} {'oh ' if int(minute) < 10 else ''}{int(minute)}"
+
+
+def _horas(hour: str, minute: str) -> str:
+    hours = "la una" if int(hour) == 1 else f"las {hour}"
+    return hours if int(minute) == 0 else f"{hours} y {int(minute)}"
 
 
 def _heures(hour: str, minute: str) -> str:
@@ -113,6 +118,36 @@ _HABITS = {
         to="à",
         clock=(r"\b(\d{1,2})\s?[hH:]\s?(\d\d)?\b(?!\w)", _heures),
     ),
+    "es": _Habits(
+        quotes=("«", "»"),
+        decimal=",",
+        thousands=r"[.\s]",
+        words={
+            "Sr.": "Señor",
+            "Sra.": "Señora",
+            "Srta.": "Señorita",
+            "Sres.": "Señores",
+            "Dr.": "Doctor",
+            "Dra.": "Doctora",
+            "D.ª": "Doña",
+            "Ud.": "usted",
+            "Uds.": "ustedes",
+            "Vd.": "usted",
+            "Vds.": "ustedes",
+            "Sto.": "Santo",
+            "Sta.": "Santa",
+            "etc.": "etcétera",
+            "p. ej.": "por ejemplo",
+            "n.º": "número",
+            "núm.": "número",
+            "pág.": "página",
+        },
+        signs={"%": "por ciento", "&": "y", "+": "más", "=": "igual a"},
+        money={"$": "dólares", "€": "euros", "£": "libras"},
+        ordinal=r"\.?º",
+        to="a",
+        clock=(r"\blas? (\d{1,2})[:.](\d\d)\b", _horas),
+    ),
 }
 
 
@@ -155,7 +190,7 @@ def split_sentences(text: str) -> list[str]:
     """Sentences of a normalised text: cut after `.`, `!`, `?` or `…` and a closing quotation mark, before a capital."""
     pieces, start = [], 0
     for match in _END.finditer(text):
-        following = text[match.end() :].lstrip("“« ")
+        following = text[match.end() :].lstrip("“« ¡¿")
         if following[:1].isupper():
             pieces.append(text[start : match.end(1)].strip())
             start = match.end()
@@ -184,7 +219,7 @@ def _quoted(text: str, quotes: tuple[str, str]) -> str:
         elif match[0] in "”»":
             opens = False
         else:
-            opens = (not before or before[-1] in " \n(«“-'" or before[-1] == "—") and bool(after) and after[0] != " "
+            opens = (not before or before[-1] in " \n(«“-'¡¿" or before[-1] == "—") and bool(after) and after[0] != " "
         return f"{quotes[0].strip()}" if opens else f"{quotes[1].strip()}"
 
     return _QUOTES.sub(directed, text)
@@ -196,7 +231,7 @@ def _written_out(text: str, habits: _Habits) -> str:
         whole = habits.words[short]
         pattern = rf"(?<![\w'-]){re.escape(short)}" + ("" if short.endswith((".", "°")) else r"(?![\w.'-])")
 
-        ends = "." if whole == "et cetera" else ""  # it ends a sentence before a capital, or where nothing follows
+        ends = "." if short == "etc." else ""  # it ends a sentence before a capital, or where nothing follows
         last = r"""(?=[ ”»"']*(?:$|[^\W\d_a-zà-ÿ]))"""
         text = re.sub(pattern + last, whole + ends, text)
         text = re.sub(pattern, whole, text)

@@ -30,6 +30,7 @@ from slm.errors import TresseError
 from train.stories.grammar import PAIRS, Cycles, Story, generate_stories, rng_for
 from train.stories.names import vary_names
 from train.stories.normalise import normalise, split_sentences, unspoken
+from train.stories.sense import nonsense
 from train.stories.written import SENTENCES, WrittenStory
 from train.stories.written_cloze import splits
 
@@ -59,7 +60,8 @@ class Source:
     """Where rows come from: `written`, `grammar`, or a file (relative to `stories.texts`), and what is in it.
 
     share: of the words of the corpus, relative to the other sources. rounds: how often a row may be used, in other voices.
-    licence, name: for the model card, where the rows of the file do not say themselves.
+    partial: stories that are told in some of the corpus' languages only stay, for modes that do not interleave. licence,
+    name: for the model card, where the rows of the file do not say themselves.
     """
 
     file: str
@@ -67,6 +69,7 @@ class Source:
     kind: Literal["stories", "pairs", "text"] = "stories"
     filters: Filters = field(default_factory=Filters)
     rounds: int = 1
+    partial: bool = False
     licence: str | None = None
     name: str | None = None
 
@@ -122,7 +125,10 @@ def read_source(
     if source.file == GRAMMAR:
         own = Origin("Tresse, generated stories", "Apache-2.0")
         for story in generate_stories(seed, 10**9, split, cycles=cycles):
-            yield from _told([replace(story, source=source.id)], own, source, languages, story.id)
+            if why := nonsense(story):
+                yield Unused(story.id, f"makes no sense: {why}", len(story.told_in("en")))
+            else:
+                yield from _told([replace(story, source=source.id)], own, source, languages, story.id)
         return
     number_of = zlib.crc32(source.id.encode())
     with tempfile.TemporaryFile() as temporary:
@@ -189,7 +195,7 @@ def _told(rows: Sequence[Story], origin: Origin, source: Source, languages: Sequ
         sentences = {language: row.sentences[language] for language in languages if language in row.sentences}
         missing = [language for language in languages if language not in sentences]
         size = max(map(len, row.sentences.values()))
-        if missing and source.kind != "text":
+        if (missing and source.kind != "text" and not source.partial) or not sentences:
             yield Unused(number, f"not told in {missing[0]}", size)
         elif row.kind != PAIRS and (fault := _strange(sentences, source.filters)):
             yield Unused(number, fault, size)
@@ -243,7 +249,10 @@ def _passages(source: Source, lines: _Lines, order: Sequence[int], languages: Se
         units, scores = _units(source, row, languages, f"{lines.path}, line {name}")
         if not units:
             yield Unused(
-                name, "not told in all languages" if source.kind == "stories" else "in no language of the corpus"
+                name,
+                "not told in all languages"
+                if source.kind == "stories" and not source.partial
+                else "in no language of the corpus",
             )
             continue
         runs: list[list[dict[str, str]]] = [[]]
@@ -287,7 +296,10 @@ def _units(
     told = row.get("sentences")
     if not isinstance(told, dict) or len({len(texts) for texts in told.values()}) != 1:
         raise TresseError(f"{where}: not a story: give sentences, as many in each language, or another kind of source")
-    if any(language not in told for language in languages):
+    if not source.partial and any(language not in told for language in languages):
+        return [], []
+    languages = [language for language in languages if language in told]
+    if not languages:
         return [], []
     aligned = zip(*(told[language] for language in languages), strict=True)
     units = [

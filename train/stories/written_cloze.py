@@ -1,4 +1,6 @@
-"""Cloze items from written stories: sStoryCloze and sTopicCloze in every language, 1,871 items each, split by story.
+"""Cloze items from written stories: sStoryCloze and sTopicCloze in English and French, 1,871 items each, split by story.
+
+Test stories that are translated give items in further languages (`languages`).
 
 Stories of the test set are chosen so that shortcuts stand at chance: of all stories without twins, the set in which the
 right ending is preferred in half of the items by bigrams, by its length, by a classifier of words trained on all endings,
@@ -9,7 +11,7 @@ written/test.txt (one id a line); the items follow from it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import pairwise
 from random import Random
@@ -25,8 +27,8 @@ from train.tools.checkpoints import atomic_path
 from train.tools.statistics import outcomes
 
 TEST_LIST = FOLDER / "test.txt"
-VALIDATION_SHARE = 20
-"""One in so many of the stories that are left validates."""
+VALIDATION_LIST = FOLDER / "validation.txt"
+"""One in twenty of the stories that were left when it was written; stories that came later train."""
 SEED = 20261126
 TOLERANCE = 0.005
 """Distance from one half that the choice of stories aims at, for every shortcut."""
@@ -34,44 +36,53 @@ TOLERANCE = 0.005
 
 @cache
 def splits() -> dict[str, tuple[WrittenStory, ...]]:
-    """`train`, `validation` and `test` stories. Of twins only one is in any of them: the test story, or else the first.
+    """`train`, `validation` and `test` stories. Of twins only one is in any of them: the test story, else the one that
+    validates, else the first.
 
-    Stories that are added later change no test story, though they move the likeness of two test stories a little.
+    Stories that are added later change neither test nor validation, though they move the likeness of two stories a little,
+    and with it a story that validates may become the twin of a test story.
     """
-    chosen = set(TEST_LIST.read_text(encoding="utf-8").split())
-    unique = without_twins(written_stories(), chosen=chosen)
-    left = [story for story in unique if story.id not in chosen]
+    test, validation = (set(path.read_text(encoding="utf-8").split()) for path in (TEST_LIST, VALIDATION_LIST))
+    stories = sorted(written_stories(), key=lambda story: story.id not in validation)
+    unique = without_twins(stories, chosen=test)
     return {
-        "train": tuple(story for number, story in enumerate(left) if number % VALIDATION_SHARE),
-        "validation": tuple(story for number, story in enumerate(left) if number % VALIDATION_SHARE == 0),
-        "test": tuple(story for story in unique if story.id in chosen),
+        "train": tuple(story for story in unique if story.id not in test | validation),
+        "validation": tuple(story for story in unique if story.id in validation - test),
+        "test": tuple(story for story in unique if story.id in test),
     }
 
 
-def written_items(split: str = "test") -> list[ClozeItem]:
-    """Story and topic items of a split's stories, in the order of the stories."""
-    stories = splits()[split]
-    return [*map(story_item, stories), *topic_items(stories)]
+def written_items(
+    split: str = "test", languages: Sequence[str] = LANGUAGES, count: int | None = None
+) -> list[ClozeItem]:
+    """Story and topic items of those of a split's stories that are told in all these languages, in the order of the stories.
+
+    count: of each kind, at most; all of them when None.
+    """
+    stories = [story for story in splits()[split] if story.is_told_in(*languages)][:count]
+    return [*(story_item(story, languages) for story in stories), *topic_items(stories, languages)]
 
 
-def story_item(story: WrittenStory) -> ClozeItem:
+def story_item(story: WrittenStory, languages: Iterable[str] = LANGUAGES) -> ClozeItem:
     """The story with its two endings."""
     return ClozeItem(
         id=f"written-{story.id}",
         kind="story",
-        context={language: story.sentences[language][:-1] for language in LANGUAGES},
-        right={language: story.sentences[language][-1] for language in LANGUAGES},
-        wrong=dict(story.wrong),
+        context={language: story.sentences[language][:-1] for language in languages},
+        right={language: story.sentences[language][-1] for language in languages},
+        wrong={language: story.wrong[language] for language in languages},
     )
 
 
-def topic_items(stories: Sequence[WrittenStory]) -> list[ClozeItem]:
+def topic_items(stories: Sequence[WrittenStory], languages: Sequence[str] = LANGUAGES) -> list[ClozeItem]:
     """Every story with its ending and another's of about the same length; each ending is wrong exactly once.
 
-    Stories are ordered by the length of their endings in both languages, and within blocks of 40 the seeded shuffle hands
-    each ending to the next story.
+    Stories are ordered by the length of their endings in all the languages, and within blocks of 40 the seeded shuffle
+    hands each ending to the next story. A single story gives none.
     """
-    order = sorted(range(len(stories)), key=lambda k: sum(len(stories[k].sentences[la][-1]) for la in LANGUAGES))
+    if len(stories) < 2:
+        return []
+    order = sorted(range(len(stories)), key=lambda k: sum(len(stories[k].sentences[la][-1]) for la in languages))
     rng, other = Random(SEED), [0] * len(stories)
     blocks = [order[start : start + 40] for start in range(0, len(order), 40)]
     if len(blocks) > 1 and len(blocks[-1]) == 1:
@@ -84,9 +95,9 @@ def topic_items(stories: Sequence[WrittenStory]) -> list[ClozeItem]:
         ClozeItem(
             id=f"written-{story.id}",
             kind="topic",
-            context={language: story.sentences[language][:-1] for language in LANGUAGES},
-            right={language: story.sentences[language][-1] for language in LANGUAGES},
-            wrong={language: stories[other[k]].sentences[language][-1] for language in LANGUAGES},
+            context={language: story.sentences[language][:-1] for language in languages},
+            right={language: story.sentences[language][-1] for language in languages},
+            wrong={language: stories[other[k]].sentences[language][-1] for language in languages},
         )
         for k, story in enumerate(stories)
     ]

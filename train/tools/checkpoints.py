@@ -10,6 +10,7 @@ import errno
 import json
 import os
 import pickle
+import secrets
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -28,7 +29,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises MachineError where a disk is full, a folder read-only and the like, whatever the block wrote with.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(
+        f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    )  # machines may share the folder
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

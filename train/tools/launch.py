@@ -25,6 +25,32 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def local_rank() -> int:
+    """The number of this process among those on its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def machine() -> tuple[int, int]:
+    """(number of this machine among those of the run, how many there are)."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return int(os.environ.get("RANK", "0")) // here, max(1, int(os.environ.get("WORLD_SIZE", "1")) // here)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def leave_group() -> None:
+    """End what connects this process with the others of its run: its threads must not meet the interpreter's end."""
+    import torch.distributed as distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def on_processes(count: int, function: Callable[..., Any], *arguments: Any) -> None:
     """Call a module-level function in `count` new processes that accelerate sees as one run on the CPU.
 
@@ -33,9 +59,7 @@ def on_processes(count: int, function: Callable[..., Any], *arguments: Any) -> N
     import torch.multiprocessing as multiprocessing
 
     errors = multiprocessing.get_context("spawn").SimpleQueue()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     try:
         multiprocessing.start_processes(
             _enter, (count, port, errors, function, arguments), nprocs=count, start_method="spawn"
@@ -70,3 +94,4 @@ def _enter(
             raise
         errors.put(str(fault))
         raise SystemExit(2) from None
+    leave_group()

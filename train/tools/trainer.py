@@ -38,7 +38,8 @@ class Schedule:
 
 
 class Updates:
-    """What ends a step: gradients clipped by their norm, optimisers stepped, gradients forgotten."""
+    """What ends a step: gradients clipped by their norm, optimisers stepped, gradients forgotten. A group of an optimiser
+    whose "share" is given learns at that share of the learning rate."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Updates:
         """Update with the learning rate at `factor` of its peak; returns the norm of the gradients (a scalar)."""
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = self.learning_rate * factor
+                group["lr"] = self.learning_rate * group.get("share", 1.0) * factor
         norm = self.clip_gradients(self.parameters, self.clip)
         for optimiser in self.optimisers:
             optimiser.step()

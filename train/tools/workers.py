@@ -10,19 +10,40 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
+from types import FrameType
 
 
 class _Deaf(SpawnProcess):
     """A process that Ctrl+C does not reach, from its first moment: the parent decides."""
 
     def start(self) -> None:
-        """Start it with SIGINT blocked, which a new process inherits."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-        try:
-            super().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        """Start it with SIGINT blocked, which a new process inherits; a KeyboardInterrupt waits until it has started."""
+        resource_tracker.ensure_running()  # whose own start unblocks SIGINT
+        with _after_the_block():
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _after_the_block() -> Iterator[None]:
+    """Ctrl+C takes effect behind the block. A blocked signal is not enough: another thread would take it for this one."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    came: list[FrameType | None] = []
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        before(signal.SIGINT, came[0])
 
 
 class _Context(SpawnContext):

@@ -21,11 +21,17 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torchaudio.functional import mask_along_axis_iid
 
 from slm.audio import read_audio
 from slm.errors import TresseError
 from slm.model import part_folders
-from slm.units.conv import FRAME, HOP, WINDOW, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
+from slm.units import load_encoder
+from slm.units.attention import AttentionEncoderConfig, AttentionNetwork, AttentionUnitEncoder
+from slm.units.causal import FRAME, HOP, WINDOW, CausalUnitEncoder, LogMel, UnitNetwork
+from slm.units.conv import ConvEncoderConfig, ConvUnitEncoder
+from slm.weights import rounded
+from train.corpus.channel import measure_channel
 from train.corpus.recordings import Recording, read_recordings
 from train.speech.augmentation import Augmentation
 from train.speech.espeak import EspeakSpeaker
@@ -38,11 +44,19 @@ from train.tools.hardware import bf16_pays
 from train.tools.progress import Progress
 from train.units.crops import draw_crops
 from train.units.fitting import fit
-from train.units.teacher import RATE, PhoneTeacher, TeacherTraining, blocks, check_whisper, levelled, train_teacher
+from train.units.teacher import (
+    RATE,
+    PhoneTeacher,
+    TeacherTraining,
+    blocks,
+    check_whisper,
+    levelled,
+    timed_clips,
+    train_teacher,
+)
 from train.units.training import augment
+from train.units.whisper import begin_with_whisper
 
-VOICES = Path(__file__).parents[1]
-"""Where voices files lie."""
 LIKELIEST = 6
 """Names of a frame that are kept."""
 LONGEST = 24.0
@@ -57,10 +71,12 @@ class DistilledUnits:
     whisper: the teacher's Whisper, a folder of the models. voices: the voices file, beside recipes/, whose training
     speakers, and mixtures of them, speak `sentences` sentences, drawn from `texts` a language. recordings: folders of
     recordings of people, as `train.corpus.recordings` reads them. merged: phones that share the unit of another, since
-    accents and readings differ in them. begin: a bundle, or the folder of a conv encoder of the same shape and phones,
-    whose network is trained further; null: from nothing. teacher: training of its head. steps, batch_size,
-    segment_frames, learning_rate: training of the causal network. conditions: how often clips pass through rooms, noise
-    and lines.
+    accents and readings differ in them. begin: a bundle, or the folder of an encoder of the same shape and phones,
+    whose network is trained further; null: convolutions begin with nothing, attention with Whisper's first layers.
+    begun: share of the learning rate for all but the last layer. teacher: training of its head. steps, batch_size,
+    segment_frames, learning_rate: training of the causal network.
+    conditions: how often clips pass through rooms, noise and lines. babble: share of the segments of a batch in which
+    others talk in the background. masks: bands and stretches of a segment that are hidden (SpecAugment).
     """
 
     whisper: str = "whisper"
@@ -80,6 +96,9 @@ class DistilledUnits:
             room=0.6, noise=0.5, telephone=0.15, equaliser=0.3, clipping=0.05, snr_db=(5.0, 35.0)
         )
     )
+    begun: float = 1.0
+    babble: float = 0.0
+    masks: int = 0
     seed: int = 0
     checkpoint_every: int = 500
 
@@ -98,39 +117,60 @@ class NamedSpeech:
 
 
 def train_distilled(
-    config: ConvEncoderConfig,
+    config: ConvEncoderConfig | AttentionEncoderConfig,
     training: DistilledUnits,
     sentences: Sequence[tuple[str, str]],
     folder: Path,
     workers: int = 2,
-) -> tuple[ConvUnitEncoder, list[str]]:
+) -> tuple[CausalUnitEncoder, list[str]]:
     """Speak, name and learn; goes on where an earlier run stopped. sentences: (language, text).
 
+    What the encoder makes of Kokoro's phones is left in the folder too (`train.corpus.channel`).
     The encoder and the phones that its units are; config's codebook size is replaced by their number. Raises TresseError
     where a model or a folder of recordings is missing.
     """
-    voices = Voices.load(VOICES / training.voices)
+    voices = Voices.named(training.voices)
     recordings = [read_recordings(Path(source).expanduser()) for source in training.recordings]
     pool, whisper = folder / "pool", voices.model_folder(training.whisper)
     check_whisper(whisper)
     clips = speak_pool(requests(sentences, voices, training), voices, pool, workers)
     teacher = train_teacher(clips, pool, whisper, training.teacher, folder / "teacher")
+    kind: type[CausalUnitEncoder] = (
+        AttentionUnitEncoder if isinstance(config, AttentionEncoderConfig) else ConvUnitEncoder
+    )
+    front = kind.network_type(config).mel
     sources = {"pool": (clips_of(clips, pool), len(clips))}
     for number, source in enumerate(recordings):
         sources[str(number)] = (waveforms_of(source), len(source))
     speech = [
-        name_speech(waveforms, count, teacher, training, config, folder / "named" / name)
+        name_speech(waveforms, count, teacher, training, front, folder / "named" / name)
         for name, (waveforms, count) in sources.items()
     ]
     phones, units = merge(teacher.phones, training.merged)
     speech = [replace(source, names=units[source.names.long()]) for source in speech]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        network = UnitNetwork(replace(config, codebook_size=len(phones)))
+        network: UnitNetwork = kind.network_type(replace(config, codebook_size=len(phones)))
     if training.begin is not None:
         begin_with(network, phones, training.begin)
+    elif isinstance(network, AttentionNetwork):
+        begin_with_whisper(network, whisper)
     distil(network, speech, training, folder / "student.pt")
-    return ConvUnitEncoder(network.half().float()), phones  # as it will be saved
+    encoder = kind(rounded(network, kind.stored))  # as it will be saved
+    named = {name: int(units[number]) for number, name in enumerate(teacher.phones)}
+    named |= {name: named[other] for name, other in training.merged.items() if other in named}
+    measure_channel(timed_speech(clips, pool, training), named, encoder).save(folder)
+    return encoder, phones
+
+
+def timed_speech(
+    clips: Sequence[Clip], pool: Path, training: DistilledUnits, most: int = 500
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """The phones and the waveform of at most `most` clips of Kokoro, spread over all, as recorded under the conditions."""
+    timed = timed_clips(clips)
+    for number, clip in enumerate(timed[:: max(1, len(timed) // most)][:most]):
+        recording = training.conditions.recording(training.seed + number)
+        yield [name for name, _, _ in clip.phones or []], recording.of(levelled(clip.read(pool), clip.sample_rate))
 
 
 def begin_with(network: UnitNetwork, phones: Sequence[str], source: str) -> None:
@@ -146,7 +186,8 @@ def begin_with(network: UnitNetwork, phones: Sequence[str], source: str) -> None
     if json.loads((folder / "phones.json").read_text(encoding="utf-8")) != list(phones):
         raise TresseError(f"units.distilled.begin: the units of {source} are other phones: leave begin out")
     try:
-        network.load_state_dict(ConvUnitEncoder.load(folder).network.state_dict())
+        encoder = load_encoder(folder)
+        network.load_state_dict(encoder.network.state_dict() if isinstance(encoder, CausalUnitEncoder) else {})
     except RuntimeError as error:
         raise TresseError(
             f"units.distilled.begin: the encoder of {source} has another shape: leave begin out"
@@ -227,15 +268,14 @@ def name_speech(
     count: int,
     teacher: PhoneTeacher,
     training: DistilledUnits,
-    config: ConvEncoderConfig,
+    front: LogMel,
     folder: Path,
 ) -> NamedSpeech:
     """Every clip twice, clean and as recorded under `training.conditions`, with the teacher's names of the clean one.
 
-    count: of the waveforms, those included that are too short or long to learn from. Kept in `folder`, 60 clips a file, so
-    that nothing is named twice.
+    front: of the network that will learn. count: of the waveforms, those included that are too short or long to learn
+    from. Kept in `folder`, 60 clips a file, so that nothing is named twice.
     """
-    front = LogMel(config.mels, config.sample_rate)
     fitting = (wave for wave in waveforms if SHORTEST * RATE <= len(wave) <= LONGEST * RATE)
     parts: list[dict[str, Tensor]] = []
     done = 0
@@ -277,21 +317,25 @@ def distil(network: UnitNetwork, speech: Sequence[NamedSpeech], training: Distil
     """Train the network on the teacher's names, in place; goes on from the checkpoint."""
 
     def losses(number: int) -> dict[str, Tensor]:
-        mels, names, weights, mask = draw_batch(speech, training, number)
+        power, names, weights, mask = draw_batch(speech, training, number)
+        rng = np.random.default_rng([training.seed, 3, number])
+        torch.manual_seed(int(rng.integers(2**62)))  # dropout and masks
+        mels = hide(network.mel.log(power), training.masks)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
-            logits, _ = network(mels)
+            logits, _ = network(mels, network.state_of_training(mels, rng))
         frames = logits.shape[1]
         chosen = logits.float().log_softmax(-1).gather(-1, names[:, :frames])
         loss = -((chosen * weights[:, :frames]).sum(-1) * mask[:, :frames]).sum() / mask[:, :frames].sum()
         return {"loss": loss, "agreement": (logits.argmax(-1) == names[:, :frames, 0]).float().mean()}
 
-    fit(network, losses, training.steps, training.learning_rate, checkpoint, training.checkpoint_every, "units")
+    every, begun = training.checkpoint_every, training.begun
+    fit(network, losses, training.steps, training.learning_rate, checkpoint, every, "units", begun)
 
 
 def draw_batch(
     speech: Sequence[NamedSpeech], training: DistilledUnits, step: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-mels [B, 2T, mels], names [B, T, LIKELIEST], their weights, and a loss mask [B, T]: a function of (seed, step).
+    """Mel energies [B, 2T, mels], names [B, T, LIKELIEST], their weights, a loss mask [B, T]: a function of (seed, step).
 
     Sources are drawn by the square root of their length, so that a small one is not drowned.
     """
@@ -307,5 +351,28 @@ def draw_batch(
         names.append(source.names[crops.frames])
         weights.append(source.weights[crops.frames])
         masks.append(crops.mask)
-    heard = augment(torch.cat(mels).float(), generator)
-    return LogMel.log(heard), torch.cat(names).long(), torch.cat(weights).float(), torch.cat(masks)
+    heard = augment(babble(torch.cat(mels).float(), training.babble, generator), generator)
+    return heard, torch.cat(names).long(), torch.cat(weights).float(), torch.cat(masks)
+
+
+def babble(power_BTM: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Two other segments of the batch behind a share of the segments, their energies added at 5 to 25 dB below."""
+    size = len(power_BTM)
+    if share == 0 or size < 3:
+        return power_BTM
+    order = torch.randperm(size, generator=generator)
+    others = power_BTM[order.roll(1)] + power_BTM[order.roll(2)]
+    others = torch.empty_like(others).index_copy_(0, order, others)
+    level = power_BTM.mean((1, 2)) / others.mean((1, 2)).clamp(min=1e-9)
+    gain = level * 10 ** -(0.5 + 2.0 * torch.rand(size, generator=generator))
+    return power_BTM + others * (gain * (torch.rand(size, generator=generator) < share))[:, None, None]
+
+
+def hide(mels_BTM: Tensor, masks: int) -> Tensor:
+    """SpecAugment (Park et al. 2019, arXiv:1904.08779): `masks` bands of up to an eighth of the mels, and as many stretches
+    of up to 0.15 s, of each segment. Drawn from torch's generator."""
+    spectra = mels_BTM.transpose(1, 2)[:, None]
+    for _ in range(masks):
+        spectra = mask_along_axis_iid(spectra, mels_BTM.shape[2] // 8, 0.0, 2)
+        spectra = mask_along_axis_iid(spectra, 15, 0.0, 3)
+    return spectra[:, 0].transpose(1, 2)

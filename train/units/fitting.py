@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +22,18 @@ def fit(
     checkpoint: Path,
     checkpoint_every: int,
     title: str,
+    begun: float = 1.0,
 ) -> None:
     """Train a network in place; goes on from the checkpoint.
 
     losses: of a step's number, a pure function of it, -> "loss", a scalar with gradients, and what else the log shows.
-    title: of the log line. Raises TresseError where the loss is not finite.
+    title: of the log line. begun: share of the learning rate for all but the last layer, `outward`: what has
+    learnt already must not be unlearnt. Raises TresseError where the loss is not finite.
     """
-    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
+    last_layer = [parameter for name, parameter in network.named_parameters() if name.startswith("outward")]
+    rest = [parameter for name, parameter in network.named_parameters() if not name.startswith("outward")]
+    groups: Any = [{"params": rest, "share": begun}, {"params": last_layer}] if begun != 1.0 else network.parameters()
+    optimiser = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01)
     updates = Updates(network.parameters(), [optimiser], learning_rate, clip=1.0)
     start = 0
     if state := load_checkpoint(checkpoint):

@@ -154,7 +154,7 @@ def train_teacher(
     """
     if (folder / "teacher.safetensors").exists():
         return PhoneTeacher.load(folder, whisper)
-    timed = [clip for clip in clips if clip.phones and clip.family == KokoroSpeaker.family]  # whose phones are IPA
+    timed = timed_clips(clips)
     if not timed:
         raise TresseError(
             "the teacher needs speech of Kokoro, whose phones are known: add its voices to the voices file"
@@ -171,6 +171,11 @@ def train_teacher(
     teacher = PhoneTeacher(extract, head, phones)
     teacher.save(folder)
     return teacher
+
+
+def timed_clips(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips whose phones are known and IPA: Kokoro's."""
+    return [clip for clip in clips if clip.phones and clip.family == KokoroSpeaker.family]
 
 
 def inventory(clips: Sequence[Clip]) -> list[str]:

@@ -24,7 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, LogMel, UnitNetwork
+from slm.units.causal import FRAME, UnitNetwork
+from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder, log_mel
+from slm.weights import rounded
 from train.speech.time_warping import dtw_batch, mfcc
 from train.speech.voices import Speaker, Voices, speak_all
 from train.tools.hardware import bf16_pays
@@ -102,7 +104,7 @@ def align_voices(
         requests += [(text, language, speaker) for speaker in [reference, *(voices.training[name] for name in picks)]]
     group = len(requests) // len(sentences)
     references = [index - index % group for index in range(len(requests))]
-    front = LogMel(config.mels, config.sample_rate)
+    front = log_mel(config.mels, config.sample_rate)
     features, mels = [], []
     for waveform in speak_all(requests, voices, workers):
         features.append(mfcc(waveform))
@@ -152,22 +154,22 @@ def cheapest_path(costs_TK: Tensor, switch_cost: float) -> Tensor:
 def hidden_features(network: UnitNetwork, data: AlignedSpeech, layer: int) -> dict[int, Tensor]:
     """The output of block `layer` for every reference utterance, each frame normalised: float32 [T, width]."""
     network.eval()
-    silence = LogMel.log(torch.zeros(1, 2 * network.look_ahead, data.mels.shape[1]))
+    silence = network.mel.log(torch.zeros(1, 2 * network.look_ahead, data.mels.shape[1]))
     features = {}
     for index in data.mfccs:
-        mels = torch.cat([LogMel.log(data.power(index))[None], silence], dim=1)
+        mels = torch.cat([network.mel.log(data.power(index))[None], silence], dim=1)
         x = network.hidden(mels, layer)[0, : data.lengths[index]]
         features[index] = F.layer_norm(x, x.shape[1:])
     return features
 
 
 def draw_batch(data: AlignedSpeech, training: UnitTraining, step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Augmented log-mels [B, 2T, mels], unit names [B, T] and a loss mask [B, T]: a pure function of (seed, step)."""
+    """Augmented mel energies [B, 2T, mels], unit names [B, T] and a loss mask [B, T]: a pure function of (seed, step)."""
     rng = np.random.default_rng([training.seed, 2, step])
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     pick = rng.integers(len(data.starts), size=training.batch_size)
     crops = draw_crops(rng, data.starts[pick], data.lengths[pick], training.segment_frames)
-    return LogMel.log(augment(data.mels[crops.halves], generator)), data.names[crops.frames], crops.mask
+    return augment(data.mels[crops.halves], generator), data.names[crops.frames], crops.mask
 
 
 def augment(power_BTM: Tensor, generator: torch.Generator) -> Tensor:
@@ -208,13 +210,13 @@ def train_units(
 ) -> ConvUnitEncoder:
     """Train the encoder on (language, text) sentences spoken by the training voices; goes on from folder's checkpoints."""
     data = align_voices(sentences, voices, config, training, workers)
-    networks: list[UnitNetwork] = []
+    networks: list[ConvNetwork] = []
     for number, iteration in enumerate(training.iterations, 1):
         clusters = iteration.clusters or config.codebook_size
         features = hidden_features(networks[-1], data, iteration.layer) if networks else data.mfccs
         data.name(smooth_names(features, clusters, iteration.switch_cost, training.seed))
         torch.manual_seed(training.seed)
-        network = UnitNetwork(replace(config, codebook_size=clusters))
+        network = ConvNetwork(replace(config, codebook_size=clusters))
         if networks:
             learned = networks[-1].state_dict()
             body = {name: tensor for name, tensor in learned.items() if not name.startswith("outward")}
@@ -222,7 +224,7 @@ def train_units(
         title = f"units, {number} of {len(training.iterations)}"
         _train(network, data, training, iteration.steps, folder / f"iteration-{number}.pt", title)
         networks.append(network)
-    return ConvUnitEncoder(networks[-1].half().float())  # as it will be saved
+    return ConvUnitEncoder(rounded(networks[-1], ConvUnitEncoder.stored))  # as it will be saved
 
 
 def _train(
@@ -231,9 +233,9 @@ def _train(
     """Train the network to predict the names of `data`, in place; goes on from the checkpoint."""
 
     def losses(number: int) -> dict[str, Tensor]:
-        mels, names, mask = draw_batch(data, training, number)
+        power, names, mask = draw_batch(data, training, number)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16_pays("cpu")):
-            logits, _ = network(mels)
+            logits, _ = network(network.mel.log(power))
         names, weight = names[:, : logits.shape[1]], mask[:, : logits.shape[1]].flatten()
         each = F.cross_entropy(
             logits.float().flatten(0, 1), names.flatten(), label_smoothing=0.05, reduction="none"

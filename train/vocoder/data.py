@@ -1,13 +1,17 @@
 """What the vocoder is trained on: sentences of its speakers with their units and pitch, and the crops of every step.
 
-The targets are always a vocoder speaker's speech. The units are those of the same speech, or of another voice that says
-the same sentence, aligned with it: so the vocoder also learns to speak from the slightly different units of other voices.
+The targets are always a vocoder speaker's speech. The units are those of the same speech, as it is or recorded under other
+conditions, of another voice that says the same sentence, aligned with it, or of the phones that were spoken: so the vocoder
+also learns to speak from the slightly different units of other voices, and of a language model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,14 +20,21 @@ from torch import Tensor
 
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, collapses
+from train.speech.augmentation import Augmentation
+from train.speech.phones import Phone, frame_labels
 from train.speech.pitch import fundamental_phase, pitch_contours
+from train.speech.pool import Clip as Spoken
+from train.speech.pool import speak_pool
+from train.speech.realignment import RATE, Alignment, features_of, realign
 from train.speech.time_warping import dtw_batch, mfcc
-from train.speech.voices import SAMPLE_RATE, Voices, speak_all
+from train.speech.voices import SAMPLE_RATE, Voices
 from train.tools.progress import Progress
 from train.vocoder.losses import DISCRIMINATORS
 from train.vocoder.settings import VocoderTraining
 from vocoder.config import VocoderConfig
 
+CONDITIONS = Augmentation(room=0.5, noise=0.6, telephone=0.1, equaliser=0.3, snr_db=(8.0, 30.0))
+"""Under which speech is recorded again."""
 MFCC_RATE = 50.0
 """Hz of `train.speech.time_warping.mfcc`."""
 
@@ -43,31 +54,112 @@ class Clip:
     pitch: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Hearing:
+    """Whose units a clip is learnt with, beside those of its own speech: of `others` other voices that say the same; of the
+    same speech, recorded `rerecorded` times under `CONDITIONS`; of the phones that were spoken (`units_of_phones`: the unit
+    of each, None for none of these). realigned: whether each unit lasts as long as it sounds, not as it was heard."""
+
+    others: int = 0
+    rerecorded: int = 0
+    units_of_phones: Mapping[str, int] | None = None
+    realigned: bool = False
+
+
+def in_turns(told: Sequence[Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:
+    """The sentences of several languages, one of each after the other."""
+    return [sentence for turn in zip_longest(*told) for sentence in turn if sentence is not None]
+
+
 def make_clips(
     encoder: UnitEncoder,
     sentences: Sequence[tuple[str, str]],
     voices: Voices,
     hop_length: int,
+    folder: Path,
     *,
-    others: int = 1,
+    hearing: Hearing = Hearing(others=1),
     seed: int = 0,
     workers: int = 1,
 ) -> list[Clip]:
-    """(language, text) sentences as clips of every vocoder speaker, and as many more with units of `others` other voices.
+    """(language, text) sentences as clips of every vocoder speaker, and again with the units of what `hearing` says.
 
-    hop_length: of the vocoder's head, at which pitch is measured.
+    hop_length: of the vocoder's head, at which pitch is measured. folder: where the speech is kept, so that it is spoken
+    once.
     """
     rng = np.random.default_rng([seed, 2])
     names = [name for name in voices.training if name not in voices.vocoder]
-    others = min(others, len(names))
+    others = min(hearing.others, len(names))
     speakers = [[*voices.vocoder, *rng.choice(names, others, replace=False)] for _ in sentences]
     requests = [
         (text, language, voices.speaker(str(name)))
         for (language, text), some in zip(sentences, speakers, strict=True)
         for name in some
     ]
-    waveforms = speak_all(requests, voices, workers)
-    units: list[Units] = [Units.empty(encoder.frame_rate)] * len(waveforms)
+    speech = speak_pool(requests, voices, folder, workers, SAMPLE_RATE)
+    spoken = {(row.text, row.language, row.speaker): (row, row.read(folder)) for row in speech}
+    speakers_of: dict[tuple[str, str], list[str]] = {}
+    for text, language, name in spoken:
+        speakers_of.setdefault((text, language), []).append(name)
+    own = [key for key in spoken if key[2] in voices.vocoder]
+    pitches = measure_pitch([spoken[key][1] for key in own], SAMPLE_RATE, hop_length)
+    units = dict(zip(spoken, _encoded([waveform for _, waveform in spoken.values()], encoder), strict=True))
+    clips = [Clip(spoken[key][1], units[key], key[2], key[1], pitch) for key, pitch in zip(own, pitches, strict=True)]
+    own_clips = list(clips)
+    pairs = [
+        (clip, (*key[:2], name))
+        for clip, key in zip(own_clips, own, strict=True)
+        for name in speakers_of[key[:2]]
+        if name not in voices.vocoder
+    ]
+    for first in range(0, len(pairs), 64):
+        part = pairs[first : first + 64]
+        sources = [mfcc(clip.waveform)[:, :13] for clip, _ in part]
+        targets = [mfcc(spoken[other][1])[:, :13] for _, other in part]
+        for (clip, other), path in zip(part, dtw_batch(sources, targets), strict=True):
+            clips.append(replace(clip, units=aligned_units(units[other], clip.units, path.numpy(), encoder)))
+    for time in range(hearing.rerecorded):
+        recorded = [
+            CONDITIONS.recording(seed + time * len(own) + number).of(clip.waveform)
+            for number, clip in enumerate(own_clips)
+        ]
+        encoded = _encoded(recorded, encoder)
+        clips += [replace(clip, units=heard) for clip, heard in zip(own_clips, encoded, strict=True)]
+    if hearing.units_of_phones is not None:
+        for clip, key in zip(own_clips, own, strict=True):
+            named = phone_units(spoken[key][0], clip.units, hearing.units_of_phones)
+            clips += [] if named is None else [replace(clip, units=named)]
+    return realigned(clips) if hearing.realigned else clips
+
+
+def realigned(clips: Sequence[Clip]) -> list[Clip]:
+    """The clips, each language's aligned anew (`train.speech.realignment`): their units begin when they sound.
+
+    Raises TresseError for units of another rate than realignment has.
+    """
+    if wrong := [clip.units.frame_rate for clip in clips if clip.units.frame_rate != RATE]:
+        raise TresseError(f"units of {wrong[0]:g} Hz cannot be realigned, only those of {RATE:g}: leave realigned out")
+    made = list(clips)
+    for language in sorted({clip.language for clip in clips}):
+        own = [index for index, clip in enumerate(clips) if clip.language == language and len(clip.units)]
+        sentences = []
+        for clip in (clips[index] for index in own):
+            assert clip.pitch is not None
+            frames, features = int(clip.units.run_lengths.sum()), features_of(clip.waveform, clip.pitch[0])
+            features = np.pad(features, ((0, max(0, frames - len(features))), (0, 0)), mode="edge")[:frames]
+            starts = np.cumsum(clip.units.run_lengths) - clip.units.run_lengths
+            sentences.append(Alignment([str(unit) for unit in clip.units.ids], starts, features))
+        for index, starts, sentence in zip(own, realign(sentences), sentences, strict=True):
+            lengths = np.diff(np.append(starts, len(sentence.features)))
+            made[index] = replace(
+                clips[index], units=Units(clips[index].units.ids, lengths, clips[index].units.frame_rate)
+            )
+    return made
+
+
+def _encoded(waveforms: Sequence[np.ndarray], encoder: UnitEncoder) -> list[Units]:
+    """The units of waveforms at 16 kHz, in batches of like length."""
+    units = [Units.empty(encoder.frame_rate)] * len(waveforms)
     order = sorted(range(len(waveforms)), key=lambda index: len(waveforms[index]))
     progress = Progress("vocoder units", len(order), unit="clips")
     for first in range(0, len(order), 16):
@@ -75,22 +167,21 @@ def make_clips(
         for index, encoded in zip(block, encoder.encode_batch([waveforms[i] for i in block]), strict=True):
             units[index] = encoded
         progress.update(first + len(block))
-    group, spoken = len(voices.vocoder) + others, len(voices.vocoder)
-    own = [index for index in range(len(waveforms)) if index % group < spoken]
-    pitches = measure_pitch([waveforms[index] for index in own], SAMPLE_RATE, hop_length)
-    clips = [
-        Clip(waveforms[index], units[index], requests[index][2].name, requests[index][1], pitch)
-        for index, pitch in zip(own, pitches, strict=True)
-    ]
-    pairs = [(clip, index // group * group + other) for clip, index in enumerate(own) for other in range(spoken, group)]
-    for first in range(0, len(pairs), 64):
-        part = pairs[first : first + 64]
-        sources = [mfcc(clips[clip].waveform)[:, :13] for clip, _ in part]
-        targets = [mfcc(waveforms[other])[:, :13] for _, other in part]
-        for (clip, other), path in zip(part, dtw_batch(sources, targets), strict=True):
-            aligned = aligned_units(units[other], clips[clip].units, path.numpy(), encoder)
-            clips.append(replace(clips[clip], units=aligned))
-    return clips
+    return units
+
+
+def phone_units(spoken: Spoken, like: Units, units: Mapping[str, int]) -> Units | None:
+    """The units of the phones that were spoken, as many frames as `like` has; phones that have no unit sound as the phone
+    before them. None where the synthesiser told no phones."""
+    if spoken.phones is None:
+        return None
+    known = [Phone(name, start, end) for name, start, end in spoken.phones if name in units]
+    if not known:
+        return None
+    joined = [replace(phone, end=then.start) for phone, then in pairwise(known)]
+    joined.append(replace(known[-1], end=math.inf))
+    labels = frame_labels(joined, int(like.run_lengths.sum()), like.frame_rate)
+    return Units.from_frames(np.array([units[str(name)] for name in labels]), like.frame_rate)
 
 
 def aligned_units(units: Units, like: Units, path: np.ndarray, encoder: UnitEncoder) -> Units:
@@ -158,6 +249,8 @@ class Batch:
     phase_BT: Tensor
     frame_BT: Tensor
     """Number of the head frame in its clip."""
+    remembers_B: Tensor
+    """Whether the backbone gets the features of the sentence so far."""
     inner_B: Tensor
     """Head frame at which the segment begins."""
     segment_BL: Tensor
@@ -173,6 +266,7 @@ def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Cli
     frames = np.array([int(clip.units.run_lengths.sum()) for clip in clips], np.float64)
     chosen = rng.choice(len(clips), training.batch_size, p=frames / frames.sum())
     offsets = rng.random(training.batch_size)
+    remembers = rng.random(training.batch_size) >= training.memory_dropout
     repeats, hop = config.repeats, config.hop_length
     segment = max(1, round(training.segment_seconds * config.frame_rate))
     context = round(training.context_seconds * config.frame_rate)
@@ -180,7 +274,7 @@ def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Cli
     window = (context + segment + ahead) * repeats
     longest = max(len(clips[index].units) for index in chosen)
     rows: list[dict[str, Any]] = []
-    for index, offset in zip(chosen, offsets, strict=True):
+    for index, offset, remembers_it in zip(chosen, offsets, remembers, strict=True):
         clip = clips[index]
         total = int(frames[index])
         begin = int(offset * (max(0, total - segment) + 1))
@@ -209,6 +303,7 @@ def draw_batch(config: VocoderConfig, training: VocoderTraining, clips: list[Cli
                 "f0_BT": tone[0],
                 "phase_BT": tone[1],
                 "frame_BT": np.arange(cut * repeats, cut * repeats + window),
+                "remembers_B": remembers_it,
                 "inner_B": (begin - cut) * repeats,
                 "segment_BL": np.pad(samples, (0, segment * config.frame_samples - len(samples))).astype(np.float32),
             }

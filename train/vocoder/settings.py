@@ -11,7 +11,9 @@ class VocoderTraining:
 
     adversarial_from: the step from which the discriminators ("thin" or "stock") take part; None: never. They hear
     `adversarial_clips` segments of each batch. device, precision: "auto" takes CUDA and bfloat16 where the machine has
-    them ("cpu", "cuda"; "float32", "bfloat16" ask for one).
+    them ("cpu", "cuda"; "float32", "bfloat16" ask for one). memory_dropout: share of clips whose backbone does without
+    the features of the sentence so far: hours of speech teach it to use them, minutes to know the sentences by heart; 1
+    leaves them out for good. prosody_dropout: of the numbers that the prosody predictor sees.
     """
 
     steps: int
@@ -29,6 +31,8 @@ class VocoderTraining:
     convergence_weight: float = 1.0
     duration_weight: float = 1.0
     pitch_weight: float = 4.0
+    memory_dropout: float = 0.0
+    prosody_dropout: float = 0.0
     voicing_weight: float = 1.0
     adversarial_weight: float = 1.0
     matching_weight: float = 2.0

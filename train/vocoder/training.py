@@ -53,7 +53,7 @@ def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[
         heard, logits, _ = prosody.durations(batch.ids_BN, batch.speaker_B, language_BN)
         melody, _ = prosody.features(heard, batch.run_lengths_BN)
         octaves, voicing = prosody.pitch(melody, *places)
-        x_BNC = vocoder.embed(batch.ids_BN, batch.speaker_B, language_BN, melody)
+        x_BNC = vocoder.embed(batch.ids_BN, batch.speaker_B, language_BN, melody, batch.remembers_B)
         x_BTC = vocoder.spread(x_BNC, *places, batch.f0_BT) * batch.inside_BT[:, :, None]
         x_BTC, _ = vocoder.first(x_BTC)
         x_BTC, _ = vocoder.backbone(vocoder.norm(x_BTC))
@@ -86,6 +86,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.vocoder = Vocoder(config).to(self.device).train()
+            self.vocoder.prosody.dropout.p = training.prosody_dropout
             adversarial = training.adversarial_from is not None
             self.discriminators = Discriminators(training.discriminator).to(self.device) if adversarial else None
         self.spectral = SpectralLoss(config.sample_rate).to(self.device)
@@ -171,11 +172,16 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, clips: list[Clip], folder: Path | None) -> dict[str, float]:
-        """Mean log-mel L1 of whole clips, synthesised as streams do, over all and by language and speaker.
+        """Mean log-mel L1 of whole clips, synthesised as streams do, over all and by language and speaker; and, named
+        `heard_`, the losses that training has, with the pitch of the recording: where they are far above those of
+        training, the clips are known by heart.
 
         With a folder, WAVs and spectrograms of the first SAMPLES in it.
         """
         self.vocoder.eval()
+        batch = draw_batch(self.config, self.training, clips, 0).to(self.device)
+        fake, heard = generate(self.vocoder, batch, self.autocast)
+        heard["mel"] = self.spectral(fake, batch.segment_BL)[0]
         groups: dict[str, list[float]] = {}
         for index, clip in enumerate(clips):
             spoken = self.vocoder.synthesise(clip.units, clip.speaker, clip.language)
@@ -189,7 +195,8 @@ class Trainer:
                 plot_spectrograms(folder / f"{name}-step{self.done:06d}.png", pair, self.config.sample_rate)
         self.vocoder.train()
         means = {f"validation_mel_{name}": float(np.mean(losses)) for name, losses in groups.items()}
-        return {"validation_mel": float(np.mean(list(means.values()))), **means}
+        losses_heard = {f"heard_{name}": float(loss) for name, loss in heard.items()}
+        return {"validation_mel": float(np.mean(list(means.values()))), **means, **losses_heard}
 
 
 def hold_out(clips: list[Clip], training: VocoderTraining) -> tuple[list[Clip], list[Clip]]:
@@ -214,16 +221,22 @@ def train_vocoder(
     clips: list[Clip],
     folder: Path,
     progress: Callable[[dict], None] | None = None,
+    begin: Vocoder | None = None,
 ) -> Vocoder:
     """Train a vocoder into `folder`, going on from its checkpoint.pt where there is one. On the CPU when done.
 
+    begin: of this config, whose weights training begins with; the discriminators begin anew.
     progress: called with every line of the log. Raises TresseError for clips or settings that cannot be trained on.
     """
     held_out, clips = hold_out(check(config, training, clips), training)
     trainer = Trainer(config, training, clips)
+    if begin is not None:
+        trainer.vocoder.load_state_dict(begin.state_dict())
     checkpoint = load_checkpoint(folder / "checkpoint.pt")
     if checkpoint is not None:
         trainer.restore(checkpoint)
+    if training.memory_dropout >= 1:
+        trainer.vocoder.forget()
     folder.mkdir(parents=True, exist_ok=True)
     start, began = trainer.done, time.monotonic()
     log = Log(folder / "log.jsonl", start)

@@ -21,7 +21,7 @@ from slm.units.hub import locate, save_config
 from slm.units.hubert import HubertFeatures, HubertUnitEncoder
 from slm.units.mimi import MimiUnitEncoder
 from tests.conftest import spoken_beginning
-from tests.tiny_encoders import MIMI_CODEBOOK, save_bundle, save_hubert, save_mimi
+from tests.tiny_encoders import MIMI_CODEBOOK, check_fork, save_bundle, save_hubert, save_mimi
 from train.units.hubert_kmeans import train_hubert_units
 
 KINDS = ["mimi-12.5", "mimi-25", "hubert-25", "hubert-50"]
@@ -53,6 +53,14 @@ def encoder(request: pytest.FixtureRequest, folder: Path, speech: np.ndarray) ->
 
 def frame_samples(encoder: UnitEncoder) -> int:
     return round(encoder.sample_rate / encoder.frame_rate)
+
+
+@settings(max_examples=6, deadline=None)
+@given(cut=st.integers(16000, 39000), start=st.integers(0, 20000))
+def test_a_forked_prompt_leaves_the_other_as_it_is(
+    encoder: UnitEncoder, speech: np.ndarray, cut: int, start: int
+) -> None:
+    check_fork(encoder, speech[:40000], speech[start : start + 8000], cut)
 
 
 def test_units_differ_along_speech(encoder: UnitEncoder, speech: np.ndarray) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from slm.errors import TresseError
 from slm.transcribe import RATE, Segment, Transcriber, Transcript
@@ -24,9 +26,10 @@ from tests.train.asr.tiny import (
 )
 from train.asr.clips import ClipSettings
 from train.asr.model import SPECIAL, train_tokenizer
-from train.asr.training import train_asr
+from train.asr.training import LETTERS, letters_of, train_asr
 from train.evaluate.recogniser import evaluate_recogniser
 from train.speech.voices import SAMPLE_RATE, Voices
+from train.stories.written import written_stories
 from train.tools.checkpoints import load_checkpoint
 
 
@@ -197,3 +200,16 @@ def test_the_ids_are_in_the_order_that_ctranslate2_wants() -> None:
     assert tokenizer.token_to_id("<|notimestamps|>") == tokenizer.get_vocab_size() - 1
     assert tokenizer.token_to_id("") is not None
     assert tokenizer.token_to_id("") < ids[0]
+
+
+@given(st.lists(st.text(max_size=30), max_size=5))
+def test_every_letter_of_the_texts_can_be_spelt(texts: list[str]) -> None:
+    letters = letters_of(texts)
+    assert letters.startswith(LETTERS)
+    assert len(set(letters)) == len(letters)
+    assert {letter for text in texts for letter in text.lower() if letter.isalpha()} <= set(letters)
+
+
+def test_letters_of_a_language_are_those_of_its_stories() -> None:
+    told = [text for story in written_stories() for text in story.sentences.get("es", ())]
+    assert set(letters_of(told)) - set(LETTERS) == set("áíóúñ")

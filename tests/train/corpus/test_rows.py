@@ -21,8 +21,9 @@ from tests.train.corpus.tiny import (
     prepare,
     tell,
 )
-from train.corpus.preparation import prepare_corpus, shard_counts
+from train.corpus.preparation import prepare_corpus
 from train.corpus.reader import Rejected, Row, read_rows
+from train.corpus.shards import shard_counts
 from train.corpus.work import CorpusPreparation, Shard, Work
 from train.speech.augmentation import Augmentation
 from train.speech.voices import Voices

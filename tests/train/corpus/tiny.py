@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from slm.units.conv import ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
 from train.corpus.preparation import prepare_corpus
 from train.corpus.work import CorpusPreparation, Prepared
 from train.speech.voices import Voices
@@ -49,7 +49,7 @@ def prepare(
 
 def make_encoder(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    ConvUnitEncoder(UnitNetwork(ConvEncoderConfig(codebook_size=50, width=16))).save(folder)
+    ConvUnitEncoder(ConvNetwork(ConvEncoderConfig(codebook_size=50, width=16))).save(folder)
     return folder
 
 

@@ -29,9 +29,10 @@ from tests.train.lm.tiny import (
 )
 from train.lm.attention import document_mask, use_document_attention
 from train.lm.corpus import TokenCorpus
-from train.lm.packing import IGNORE, evaluation_batches
+from train.lm.packing import IGNORE, PackedBatch
 from train.lm.schedule import Stage
 from train.lm.step import token_losses
+from train.lm.stream import evaluation_batches
 from train.lm.training import train_slm
 
 
@@ -115,39 +116,55 @@ def test_a_model_learns(folder: Path, tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys, torch
-torch.set_num_threads(1)
 from dataclasses import replace
 from pathlib import Path
 from tests.train.lm.tiny import SMALL, TRAINING, vocabulary
 from train.lm.training import train_slm
-training = replace(TRAINING, precision=sys.argv[3])
-train_slm(SMALL, training, vocabulary(), Path(sys.argv[1]), Path(sys.argv[2]), progress=lambda line: print(line, flush=True))
+from train.lm.stream import evaluation_batches
+from train.tools.launch import on_processes
+
+def run(folder, out, precision, micro_rows):
+    torch.set_num_threads(1)
+    training = replace(TRAINING, precision=precision, micro_rows=micro_rows)
+    train_slm(SMALL, training, vocabulary(), Path(folder), Path(out), progress=lambda line: print(line, flush=True))
+
+if __name__ == "__main__":
+    processes, arguments = int(sys.argv[5]), (*sys.argv[1:4], int(sys.argv[4]))
+    on_processes(processes, run, *arguments) if processes > 1 else run(*arguments)
 """
 
 
-def start(folder: Path, out: Path, precision: str = "auto", processes: int = 1) -> subprocess.Popen[str]:
+def start(
+    folder: Path, out: Path, precision: str = "auto", *, processes: int = 1, micro_rows: int = 2, torchrun: bool = False
+) -> subprocess.Popen[str]:
     root = Path(__file__).parents[3]
     script = out.parent / "script.py"
     script.write_text(SCRIPT)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if torchrun else []
+    own = 1 if torchrun else processes
     return subprocess.Popen(
-        [sys.executable, *launcher, str(script), str(folder), str(out), precision],
+        [sys.executable, *launcher, *map(str, (script, folder, out, precision, micro_rows, own))],
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         text=True,
     )
 
 
+def kill_past_step_9(run: subprocess.Popen[str]) -> None:
+    """Kill -9 past the checkpoint of step 5, before that of step 10."""
+    assert run.stdout is not None
+    for line in run.stdout:
+        if line.startswith("step 9/12"):
+            os.kill(run.pid, signal.SIGKILL)
+            break
+    assert run.wait() == -signal.SIGKILL
+    run.stdout.close()
+
+
 def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     whole = start(folder, tmp_path / "whole")
     killed = start(folder, tmp_path / "killed")
-    assert killed.stdout is not None
-    for line in killed.stdout:
-        if line.startswith("step 9/12"):  # past the checkpoint of step 5, before that of step 10
-            os.kill(killed.pid, signal.SIGKILL)
-            break
-    assert killed.wait() == -signal.SIGKILL
-    killed.stdout.close()
+    kill_past_step_9(killed)
     assert torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)["step"] == 5
     again = start(folder, tmp_path / "killed")
     output = again.communicate()[0]
@@ -169,24 +186,58 @@ def test_a_killed_run_ends_bit_for_bit_like_one_that_was_not(folder: Path, tmp_p
     assert steps[1] == [3, 6, 6, 9, 12, 12]
 
 
-def test_two_processes_train_like_one(folder: Path, tmp_path: Path) -> None:
-    runs = [start(folder, tmp_path / str(count), "no", processes=count) for count in (1, 2)]
+def assert_trained_alike(one: Path, other: Path, went_on_at: int | None = None) -> None:
+    """The same losses in the logs but for the line after `went_on_at`, which then begins there; the same weights."""
+    logs = [[json.loads(line) for line in (path / "log.jsonl").read_text().splitlines()] for path in (one, other)]
+    for a, b in zip(*logs, strict=True):
+        assert a["step"] == b["step"]
+        if "loss" in a and went_on_at is not None and 0 < a["step"] - went_on_at <= TRAINING.log_every:
+            assert (b["units"], b["tokens"]) == (a["units"], a["tokens"])
+        elif "loss" in a:
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+            assert (b["units"], b["tokens"]) == (a["units"], a["tokens"])
+        else:
+            assert b["validation"]["mixed"] == pytest.approx(a["validation"]["mixed"], abs=1e-5)
+    states = [torch.load(path / "checkpoint.pt", weights_only=True)["model"] for path in (one, other)]
+    for name, value in states[0].items():
+        assert torch.allclose(value, states[1][name], atol=1e-5), name
+
+
+def test_two_processes_of_a_launcher_train_like_one(folder: Path, tmp_path: Path) -> None:
+    runs = [start(folder, tmp_path / str(n), "no", processes=n, torchrun=n > 1) for n in (1, 2)]
     outputs = [run.communicate(timeout=200)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert "float32 on 2 x cpu" in outputs[1]
-    logs = [
-        [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("1", "2")
-    ]
-    for one, other in zip(*logs, strict=True):
-        assert one["step"] == other["step"]
-        if "loss" in one:
-            assert other["loss"] == pytest.approx(one["loss"], abs=1e-5)
-            assert (other["units"], other["tokens"]) == (one["units"], one["tokens"])
-        else:
-            assert other["validation"]["mixed"] == pytest.approx(one["validation"]["mixed"], abs=1e-5)
-    states = [torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("1", "2")]
-    for name, value in states[0].items():
-        assert torch.allclose(value, states[1][name], atol=1e-5), name
+    assert_trained_alike(tmp_path / "1", tmp_path / "2")
+
+
+def test_three_processes_train_like_one_and_two_go_on_where_they_were_killed(folder: Path, tmp_path: Path) -> None:
+    """Four rows on three processes: two, one, one; with a row a pass, two of them have a pass without any."""
+    one = start(folder, tmp_path / "1", "no")
+    killed = start(folder, tmp_path / "3", "no", processes=3, micro_rows=1)
+    kill_past_step_9(killed)
+    again = start(folder, tmp_path / "3", "no", processes=2)
+    output = again.communicate(timeout=200)[0]
+    one.communicate(timeout=200)
+    assert (one.returncode, again.returncode) == (0, 0)
+    assert "going on from step 5" in output
+    assert_trained_alike(tmp_path / "1", tmp_path / "3", went_on_at=5)
+
+
+@given(rows=st.integers(1, 700), processes=st.integers(1, 900), micro=st.none() | st.integers(1, 40))
+def test_any_number_of_processes_divides_the_rows_of_a_step(rows: int, processes: int, micro: int | None) -> None:
+    training = replace(TRAINING, batch_rows=rows, micro_rows=micro)
+    shares = [training.rows_of(process, processes) for process in range(processes)]
+    assert [row for first, count in shares for row in range(first, first + count)] == list(range(rows))
+    counts = [count for _, count in shares]
+    assert max(counts) - min(counts) <= 1
+    passes = training.passes(processes)
+    for count in {*counts}:
+        zeros = torch.zeros(count, 3, dtype=torch.int64)
+        portions = PackedBatch(zeros, zeros, zeros, zeros).portions(passes)
+        assert len(portions) == passes
+        assert max(len(part.tokens) for part in portions) <= training.rows_a_pass(processes) <= (micro or rows)
+        assert sum(int((part.targets != IGNORE).sum()) for part in portions) == 3 * count
 
 
 def test_micro_batches_change_nothing_but_rounding(
@@ -220,6 +271,21 @@ def test_a_finished_run_only_loads_and_other_settings_are_refused(folder: Path, 
         train_slm(SMALL, replace(training, learning_rate=2e-3), vocabulary(), folder, tmp_path, progress=None)
 
 
+def test_a_checkpoint_of_an_earlier_order_of_stories_goes_on(folder: Path, tmp_path: Path) -> None:
+    training = replace(TRAINING, steps=4, held_out=0, checkpoint_every=2)
+    train_slm(SMALL, training, vocabulary(), folder, tmp_path, progress=None)
+    for name in ("checkpoint.previous.pt", "checkpoint.pt"):
+        state = torch.load(tmp_path / "checkpoint.previous.pt", weights_only=True)
+        state.pop("stream", None)
+        torch.save(state, tmp_path / name)
+    consumed = json.loads((tmp_path / "summary.json").read_text())["units"]
+    lines: list[str] = []
+    train_slm(SMALL, training, vocabulary(), folder, tmp_path, progress=lines.append)
+    assert any("another order" in line for line in lines)
+    assert "going on from step 2" in lines
+    assert json.loads((tmp_path / "summary.json").read_text())["units"] == consumed
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(folder: Path, tmp_path: Path) -> None:
     broken = replace(TRAINING, learning_rate=1e30, warmup=0, checkpoint_every=3, log_every=100)
     with pytest.raises(TresseError, match="lower the learning rate"):
@@ -240,7 +306,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_is_not_saved(folder: Path, t
         ({"stages": (Stage("mixed", units={"de": 9}),)}, "known are en, fr"),
         ({"stages": (Stage(("mixed", "monolingual:en"), units={"en": 9}),)}, "in turns"),
         ({"optimiser": "sgd"}, "adamw, muon"),
-        ({"micro_rows": 3}, "multiple"),
+        ({"micro_rows": 0}, "micro_rows must be 1 or more"),
+        ({"batch_rows": 0}, "batch_rows must be 1 or more"),
         ({"precision": "int8"}, "precision"),
     ],
 )

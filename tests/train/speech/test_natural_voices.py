@@ -125,3 +125,12 @@ def test_flite_speaks_or_says_what_to_install(natural: Voices) -> None:
     assert len(speak(SENTENCES["en"], "en", slow, natural)) > 1.5 * len(spoken[0])
     with pytest.raises(TresseError, match="no voice nobody"):
         natural.synthesiser(slow).check("en", FliteSpeaker("x", {"en": "nobody"}))
+
+
+def test_a_bundle_is_measured_by_voices_that_have_its_speakers(natural: Voices) -> None:
+    info = {"provenance": {"voices_file": "voices-natural.yaml"}}
+    own = Voices.load()
+    assert Voices.of(info, ["en", "fr"]).vocoder == own.vocoder
+    assert Voices.of(info, ["en", "fr"], own.vocoder).vocoder == own.vocoder
+    assert Voices.of(info, ["en", "fr"], natural.vocoder).vocoder == natural.vocoder
+    assert Voices.of({}, ["en", "fr"], natural.vocoder).vocoder == own.vocoder

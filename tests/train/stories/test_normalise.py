@@ -28,6 +28,10 @@ SPOKEN = {
         "— Oui, dit-il.\n— Non !": "Oui, dit-il. Non !",
         '"Que faire?" demanda l’ours.': "« Que faire ? » demanda l'ours.",
     },
+    "es": {
+        "El Sr. Paz tiene 1.500 ovejas; son las 3:05.": "El Señor Paz tiene mil quinientos ovejas; son las tres y cinco.",
+        '—¡Ven!\n"¿Quién es?" Pan, queso, etc.': "¡Ven! «¿Quién es?» Pan, queso, etcétera.",
+    },
 }
 
 
@@ -42,9 +46,11 @@ def test_text_is_written_as_it_is_spoken(language: str, text: str) -> None:
         st.sampled_from(
             ["le loup", "a dog", "Mr.", "M.", "etc.", "1984", "3.5", "12e", "7h30", "$5", "%", "…", "--", "—", "(", ")"]
         )
-        | st.sampled_from(["«", "»", "“", "”", '"', "'", ",", ".", "!", "?", ":", "ﬁ", "e\u0301", "œ", "\n", "10-12"])
+        | st.sampled_from(
+            ["«", "»", "“", "”", '"', "'", ",", ".", "!", "?", ":", "ﬁ", "e\u0301", "œ", "\n", "10-12", "¿", "¡"]
+        )
     ),
-    language=st.sampled_from(LANGUAGES),
+    language=st.sampled_from([*LANGUAGES, "es"]),
 )
 def test_what_is_normalised_stays_as_it_is(parts: list[str], language: str) -> None:
     text = normalise(" ".join(parts), language)

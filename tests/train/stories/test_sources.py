@@ -126,6 +126,32 @@ def test_what_cannot_be_used_is_counted_and_named(texts: Path) -> None:
     }
 
 
+def test_stories_in_some_languages_only_stay_where_they_are_asked_for(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    told = [("en", "fr", "es"), ("en", "fr"), ("es",), ("de",)]
+    rows = [{"sentences": {la: [sentence(rng) for _ in range(6)] for la in languages}} for languages in told * 8]
+    (tmp_path / "s.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    def spoken(partial: bool) -> set[tuple[str, ...]]:
+        source = Source("s.jsonl", share=1, partial=partial)
+        mixture = Mixture([source], ("en", "fr", "es"), tmp_path, words=10_000, seed=0, overlap=NOTHING)
+        return {tuple(row.sentences) for row in mixture}
+
+    assert spoken(False) == {("en", "fr", "es")}
+    assert spoken(True) == {("en", "fr", "es"), ("en", "fr"), ("es",)}
+
+
+def test_the_grammar_tells_only_its_own_languages(texts: Path) -> None:
+    with pytest.raises(TresseError, match="grammar tells nothing in es: leave it out, or set its partial to true"):
+        Mixture([GRAMMAR], ("en", "es"), texts, words=100, seed=0, overlap=NOTHING)
+    partial = Source("grammar", share=1, partial=True)
+    rows = list(Mixture([partial], ("en", "es"), texts, words=300, seed=0, overlap=NOTHING))
+    assert rows
+    assert {tuple(row.sentences) for row in rows} == {("en",)}
+    with pytest.raises(TresseError, match=r"in es: leave it out$"):
+        Mixture([partial], ("es",), texts, words=100, seed=0, overlap=NOTHING)
+
+
 def test_validation_stories_are_not_trained_on(texts: Path) -> None:
     train = list(mix(texts, 10**6, (PARALLEL,)))
     validation = list(mix(texts, 10**6, (PARALLEL,), split="validation"))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
 
-from train.tools.workers import worker_pool
+from train.tools.workers import _Deaf, worker_pool
 
 SCRIPT = """
 import signal, sys, time
@@ -97,3 +100,38 @@ def test_ctrl_c_while_workers_start_prints_nothing_of_theirs(after: float) -> No
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
     assert printed == ""
+
+
+class _Interrupted(_Deaf):
+    """Ctrl+C reaches its parent while it is being started, through a thread that does not block it."""
+
+    _Popen = staticmethod(lambda process: (_interrupt(), SpawnProcess._Popen(process))[1])
+
+
+def _interrupt() -> None:
+    """SIGINT to this process, taken by another thread; returns once the main thread has had time to notice."""
+    thread = threading.Thread(
+        target=lambda: (
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT]),
+            signal.pthread_kill(threading.get_ident(), signal.SIGINT),
+        )
+    )
+    thread.start()
+    thread.join()
+    time.sleep(0.05)
+
+
+def test_ctrl_c_while_a_worker_is_started_waits_until_it_has_started() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = _Interrupted(target=time.sleep, args=(30,))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.start()
+        assert process.is_alive()
+        assert process in multiprocessing.active_children()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if process.pid is not None:
+            process.kill()
+            process.join()

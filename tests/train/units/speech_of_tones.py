@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from slm.units.conv import FRAME, HOP, WINDOW, LogMel
+from slm.units.causal import FRAME, HOP, WINDOW
+from slm.units.conv import log_mel
 from train.speech.pool import Clip
 from train.units import teacher
 from train.units.teacher import WIDTH
@@ -49,7 +50,7 @@ class ToneFeatures:
     """Stands in for Whisper's encoder: log-mels of each frame, in the first of its numbers."""
 
     def __init__(self, folder: Path) -> None:
-        self.front = LogMel(40, RATE)
+        self.front = log_mel(40, RATE)
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """float32 [samples] -> float16 [frames, WIDTH]."""
@@ -59,7 +60,7 @@ class ToneFeatures:
         for waveform in waveforms:
             frames = -(-len(waveform) // FRAME)
             padded = np.pad(waveform, (WINDOW - HOP, frames * FRAME - len(waveform)))
-            mels = LogMel.log(self.front.power(torch.from_numpy(padded)[None]))[0].reshape(frames, -1).numpy()
+            mels = self.front.log(self.front.power(torch.from_numpy(padded)[None]))[0].reshape(frames, -1).numpy()
             features.append(np.pad(mels, ((0, 0), (0, WIDTH - mels.shape[1]))).astype(np.float16))
         return features
 

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.errors import TresseError
-from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from slm.units.attention import AttentionEncoderConfig, AttentionNetwork, AttentionUnitEncoder
+from slm.units.causal import FRAME
+from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
+from slm.weights import rounded
 from tests.train.units.speech_of_tones import RATE, TONES, plain_features, tones, write_clips
 from train.corpus.recordings import Recording
 from train.speech.augmentation import Augmentation
@@ -21,13 +24,14 @@ from train.speech.kokoro import KokoroSpeaker
 from train.speech.voices import Voices
 from train.tools import trainer
 from train.units.distillation import (
-    VOICES,
     DistilledUnits,
     NamedSpeech,
+    babble,
     begin_with,
     clips_of,
     distil,
     draw_batch,
+    hide,
     merge,
     name_speech,
     requests,
@@ -59,11 +63,13 @@ def teacher(tmp_path: Path, plain_features: None) -> PhoneTeacher:
 def named(teacher: PhoneTeacher, folder: Path) -> NamedSpeech:
     """The tones of a pool, named."""
     clips = write_clips(folder / "others", 6, seed=1)
-    return name_speech(clips_of(clips, folder / "others"), 6, teacher, TRAINING, CONFIG, folder / "named")
+    return name_speech(
+        clips_of(clips, folder / "others"), 6, teacher, TRAINING, ConvNetwork(CONFIG).mel, folder / "named"
+    )
 
 
 def test_requests_are_drawn_once_and_more_of_them_go_on_behind_the_first() -> None:
-    voices = Voices.load(VOICES / TRAINING.voices)
+    voices = Voices.named(TRAINING.voices)
     few = requests(SENTENCES, voices, replace(TRAINING, sentences=20))
     many = requests(SENTENCES, voices, replace(TRAINING, sentences=60))
     assert many[:20] == few
@@ -127,7 +133,7 @@ def test_a_student_learns_the_teachers_names(teacher: PhoneTeacher, tmp_path: Pa
     speech = [named(teacher, tmp_path)]
 
     torch.manual_seed(0)
-    network = UnitNetwork(CONFIG)
+    network = ConvNetwork(CONFIG)
     distil(network, speech, TRAINING, tmp_path / "student.pt")
     encoder = ConvUnitEncoder(network.half().float())
     names = ["c", "a", "_", "b"]
@@ -141,9 +147,9 @@ def test_a_training_that_was_stopped_ends_the_same(
 ) -> None:
     speech = [named(teacher, tmp_path)]
 
-    def train(checkpoint: str) -> UnitNetwork:
+    def train(checkpoint: str) -> ConvNetwork:
         torch.manual_seed(0)
-        network = UnitNetwork(CONFIG)
+        network = ConvNetwork(CONFIG)
         distil(network, speech, replace(TRAINING, steps=9, checkpoint_every=3), tmp_path / checkpoint)
         return network
 
@@ -161,8 +167,46 @@ def test_a_training_that_was_stopped_ends_the_same(
         assert torch.equal(resumed.state_dict()[name], tensor), name
 
 
+def test_attention_learns_the_teachers_names(teacher: PhoneTeacher, tmp_path: Path) -> None:
+    config = AttentionEncoderConfig((1, 1), codebook_size=4, width=32, heads=2, mels=40, history=20, dropout=0.05)
+    clips = write_clips(tmp_path / "others", 6, seed=1)
+    torch.manual_seed(0)
+    network = AttentionNetwork(config)
+    speech = name_speech(clips_of(clips, tmp_path / "others"), 6, teacher, TRAINING, network.mel, tmp_path / "named")
+    distil(network, [speech], replace(TRAINING, learning_rate=4e-3, steps=120, babble=0.2), tmp_path / "student.pt")
+    encoder = AttentionUnitEncoder(rounded(network, torch.int8))
+    names = ["c", "a", "_", "b"]
+    frames = encoder.encode(tones(names, 0.2, level=0.1), RATE).frames()
+    assert [["_", *TONES][int(frames[middle])] for middle in (5, 15, 25, 35)] == names
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 9), st.floats(0, 1))
+def test_others_talk_behind_a_share_of_the_segments(size: int, share: float) -> None:
+    generator = torch.Generator().manual_seed(size)
+    power = torch.rand(size, 30, 8, generator=generator) + 0.01
+    heard = babble(power, share, generator)
+    assert (heard >= power).all()
+    added = (heard - power).mean((1, 2)) / power.mean((1, 2))
+    assert (added <= 10**-0.5 * 1.01).all()
+    if share == 0 or size < 3:
+        assert torch.equal(heard, power)
+    if share == 1 and size >= 3:
+        assert (added >= 10**-2.5 * 0.99).all()
+
+
+def test_masks_hide_bands_and_stretches() -> None:
+    mels = torch.ones(3, 100, 40)
+    assert torch.equal(hide(mels, 0), mels)
+    torch.manual_seed(0)
+    hidden = hide(mels, 2)
+    assert hidden.shape == mels.shape
+    assert set(hidden.unique().tolist()) == {0.0, 1.0}
+    assert (hidden == 0).float().mean() < 2 * (1 / 8 + 0.15)
+
+
 def test_a_training_can_begin_with_an_encoder(tmp_path: Path) -> None:
-    learnt, other = UnitNetwork(CONFIG), UnitNetwork(CONFIG)
+    learnt, other = ConvNetwork(CONFIG), ConvNetwork(CONFIG)
     ConvUnitEncoder(learnt.half().float()).save(tmp_path / "units")
     (tmp_path / "units" / "phones.json").write_text(json.dumps(["_", *TONES]))
     begin_with(other, ["_", *TONES], str(tmp_path))
@@ -171,7 +215,7 @@ def test_a_training_can_begin_with_an_encoder(tmp_path: Path) -> None:
     with pytest.raises(TresseError, match="other phones"):
         begin_with(other, ["_", "a"], str(tmp_path))
     with pytest.raises(TresseError, match="another shape"):
-        begin_with(UnitNetwork(replace(CONFIG, width=16)), ["_", *TONES], str(tmp_path))
+        begin_with(ConvNetwork(replace(CONFIG, width=16)), ["_", *TONES], str(tmp_path))
     with pytest.raises(TresseError, match="no encoder"):
         begin_with(other, ["_", *TONES], str(tmp_path / "none"))
 
@@ -183,8 +227,8 @@ def test_recordings_that_cannot_be_read_or_are_too_short_are_left_out(teacher: P
     soundfile.write(tmp_path / "short.wav", tones(["a"], 0.1), RATE)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     given = [Recording(tmp_path / f"{name}.wav", None, None, name, name) for name in ("broken", "short", "good")]
-    speech = name_speech(waveforms_of(given), 3, teacher, TRAINING, CONFIG, tmp_path / "recordings")
+    speech = name_speech(waveforms_of(given), 3, teacher, TRAINING, ConvNetwork(CONFIG).mel, tmp_path / "recordings")
     assert speech.lengths.tolist() == [1.2 * RATE / FRAME] * 2
     with pytest.raises(TresseError, match="there is no speech to name"):
-        name_speech(waveforms_of(given[:2]), 2, teacher, TRAINING, CONFIG, tmp_path / "nothing")
+        name_speech(waveforms_of(given[:2]), 2, teacher, TRAINING, ConvNetwork(CONFIG).mel, tmp_path / "nothing")
     assert np.isfinite(speech.mels.float().numpy()).all()

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slm.units.conv import FRAME, ConvEncoderConfig
+from slm.units.causal import FRAME
+from slm.units.conv import ConvEncoderConfig
 from train.speech.time_warping import mfcc
 from train.speech.voices import Voices
 from train.units.training import Iteration, UnitTraining, align_voices, cheapest_path, train_units

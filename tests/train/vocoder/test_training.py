@@ -15,9 +15,11 @@ import torch
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.units import Units
+from train.speech.pool import Clip as Spoken
 from train.speech.voices import SAMPLE_RATE, Voices
+from train.stages import _begun_vocoder
 from train.tools.checkpoints import load_checkpoint
-from train.vocoder.data import Clip, check, draw_batch, make_clips
+from train.vocoder.data import Clip, Hearing, check, draw_batch, make_clips, phone_units, realigned
 from train.vocoder.settings import VocoderTraining
 from train.vocoder.training import generate, hold_out, train_vocoder
 from vocoder.config import VocoderConfig
@@ -80,6 +82,11 @@ class Interrupted(Exception):
 def weights(vocoder: Vocoder) -> dict[str, torch.Tensor]:
     """A copy of the weights."""
     return {name: value.clone() for name, value in vocoder.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether all weights are, bit for bit."""
+    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -163,6 +170,80 @@ def test_it_learns_tones_and_durations(tmp_path: Path) -> None:
     assert records[-1]["duration"] < 0.5 * records[0]["duration"]
     assert records[-1]["pitch"] < 0.5 * records[0]["pitch"]
     assert records[-1]["voicing"] < 0.8 * records[0]["voicing"]
+
+
+def test_a_training_goes_on_with_the_weights_of_another(tmp_path: Path) -> None:
+    """They are where it begins, with discriminators or without; a checkpoint of its own goes before them."""
+    first = train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path / "first")
+    still = replace(TRAINING, learning_rate=0.0, adversarial_from=None)
+    begun = train_vocoder(CONFIG, still, tone_clips(), tmp_path / "second", begin=first)
+    assert same(weights(first), weights(begun))
+    further = train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path / "third", begin=first)
+    assert not same(weights(first), weights(further))
+    again = train_vocoder(CONFIG, TRAINING, tone_clips(), tmp_path / "third", begin=Vocoder(CONFIG))
+    assert same(weights(further), weights(again))
+
+
+def test_a_vocoder_to_go_on_from_has_to_fit(tmp_path: Path) -> None:
+    train_vocoder(CONFIG, replace(TRAINING, steps=1), tone_clips(), tmp_path)
+    assert _begun_vocoder(str(tmp_path), CONFIG).config == CONFIG
+    for source, config, words in (
+        (tmp_path / "none", CONFIG, "there is no vocoder in"),
+        (tmp_path, replace(CONFIG, codebook_size=7), "leave begin out"),
+        (tmp_path, replace(CONFIG, languages=["es"]), "leave begin out"),
+    ):
+        with pytest.raises(TresseError, match=words):
+            _begun_vocoder(str(source), config)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(TresseError, match="restore its files"):
+        _begun_vocoder(str(tmp_path), CONFIG)
+
+
+def test_realigned_clips_say_the_same_in_the_same_time() -> None:
+    clips = check(CONFIG, TRAINING, tone_clips())
+    for before, after in zip(clips, realigned(clips), strict=True):
+        assert np.array_equal(after.units.ids, before.units.ids)
+        assert after.units.run_lengths.sum() == before.units.run_lengths.sum()
+        assert after.units.run_lengths.min() >= 1
+        assert after.waveform is before.waveform
+    slow = replace(clips[0], units=replace(clips[0].units, frame_rate=25.0))
+    with pytest.raises(TresseError, match="units of 25 Hz cannot be realigned"):
+        realigned([slow])
+
+
+def test_speakers_come_and_go_without_a_change_of_the_others(tmp_path: Path) -> None:
+    train_vocoder(CONFIG, replace(TRAINING, steps=1), tone_clips(), tmp_path)
+    vocoder = Vocoder.load(tmp_path)
+    more = _begun_vocoder(str(tmp_path), replace(CONFIG, speakers=["zoe", "ben", "ada"]))
+    assert more.config.speakers == ["zoe", "ben", "ada"]
+    for speaker in CONFIG.speakers:
+        spoken = [part.stream(speaker).push([1, 4, 2], language="fr", final=True) for part in (vocoder, more)]
+        assert len(spoken[0])
+        assert np.array_equal(*spoken)
+    assert same(weights(vocoder), weights(more.for_speakers(CONFIG.speakers)))
+
+
+def test_what_is_left_out_of_memory_changes_nothing(tmp_path: Path) -> None:
+    """A vocoder that does without the features of the sentence so far sounds alike whatever they are."""
+    training = replace(TRAINING, memory_dropout=1.0, prosody_dropout=0.3)
+    vocoder = train_vocoder(CONFIG, training, tone_clips(), tmp_path)
+    features = torch.randn(2, 3, CONFIG.prosody_dim)
+    ids, speaker, language = (
+        torch.tensor([[0, 1, 2], [3, 4, 5]]),
+        torch.tensor([0, 1]),
+        torch.zeros(2, 3, dtype=torch.long),
+    )
+    embedded = [vocoder.embed(ids, speaker, language, x) for x in (features, -features)]
+    assert torch.equal(*embedded)
+    batch = draw_batch(
+        CONFIG, replace(TRAINING, memory_dropout=0.5, batch_size=40), check(CONFIG, TRAINING, tone_clips()), 0
+    )
+    assert 5 < int(batch.remembers_B.sum()) < 35
+    fresh = Vocoder(CONFIG)
+    whole = fresh.embed(ids, speaker, language, features)
+    some = fresh.embed(ids, speaker, language, features, torch.tensor([True, False]))
+    assert torch.equal(some[0], whole[0])
+    assert not torch.equal(some[1], whole[1])
 
 
 def test_batches_are_a_function_of_seed_and_step() -> None:
@@ -249,10 +330,10 @@ def test_bfloat16_trains_too(tmp_path: Path) -> None:
     assert {weight.dtype for weight in vocoder.parameters()} == {torch.float32}
 
 
-def test_clips_speak_a_sentence_with_the_units_of_every_voice(bundle: Bundle, voices: Voices) -> None:
+def test_clips_speak_a_sentence_with_the_units_of_every_voice(bundle: Bundle, voices: Voices, tmp_path: Path) -> None:
     """Each recording once with its own units, once with another voice's, in the timing of the recording."""
     sentences = [("en", "The little dog sleeps in the garden."), ("fr", "Le petit chien dort dans le jardin.")]
-    clips = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, others=1)
+    clips = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, tmp_path)
     own, other = clips[: len(clips) // 2], clips[len(clips) // 2 :]
     assert {(clip.language, clip.speaker) for clip in own} == {
         (language, name) for language, _ in sentences for name in voices.vocoder
@@ -266,8 +347,38 @@ def test_clips_speak_a_sentence_with_the_units_of_every_voice(bundle: Bundle, vo
         assert (one.units.frames() == two.units.frames()).mean() > 0.5  # aligned: a shifted copy would agree by chance
         assert one.pitch is not None
         assert 60 < np.median(one.pitch[0][one.pitch[0] > 0]) < 400
-    again = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, others=1)
+    again = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, tmp_path)
     assert all(np.array_equal(one.units.ids, two.units.ids) for one, two in zip(clips, again, strict=True))
+
+
+def test_clips_are_recorded_again_and_learnt_with_the_phones_that_were_spoken(
+    bundle: Bundle, voices: Voices, tmp_path: Path
+) -> None:
+    """Units of another condition and of the phones themselves, in the timing of the recording; other families have none."""
+    sentences = [("en", "The little dog sleeps in the garden."), ("fr", "Le petit chien dort dans le jardin.")]
+    names = {phone: number for number, phone in enumerate(["_", *"dɔltʒ"])}
+    hearing = Hearing(rerecorded=2, units_of_phones=names)
+    clips = make_clips(bundle.units, sentences, voices, CONFIG.hop_length, tmp_path, hearing=hearing)
+    count = 2 * len(voices.vocoder)
+    own, first, second, named = (clips[part * count : (part + 1) * count] for part in range(4))
+    for clip, once, again, spoken in zip(own, first, second, named, strict=True):
+        assert clip.waveform is once.waveform is again.waveform is spoken.waveform
+        assert len({int(each.units.run_lengths.sum()) for each in (clip, once, again, spoken)}) == 1
+        assert not np.array_equal(once.units.frames(), again.units.frames())  # other rooms
+        assert set(spoken.units.ids) <= set(names.values())
+        assert (spoken.units.ids[0], spoken.units.ids[-1]) == (0, 0)  # silence at both ends
+
+
+def test_phones_without_a_unit_sound_as_the_one_before_them() -> None:
+    phones = [("_", 0.0, 0.1), ("a", 0.1, 0.2), ("x", 0.2, 0.3), ("b", 0.3, 0.4), ("y", 0.4, 0.5)]
+    row = Spoken("a.flac", 0, 8000, 16000, "ab", "en", "anna", "kokoro", 0.0, phones)
+    like = Units(np.array([1]), np.array([25]), 50.0)
+    units = phone_units(row, like, {"_": 0, "a": 1, "b": 2})
+    assert units is not None
+    assert units.ids.tolist() == [0, 1, 2]
+    assert units.run_lengths.tolist() == [5, 10, 10]
+    assert phone_units(row, like, {"z": 0}) is None
+    assert phone_units(replace(row, phones=None), like, {"a": 1}) is None
 
 
 def test_held_out_clips_are_of_every_kind_and_never_trained_on() -> None:

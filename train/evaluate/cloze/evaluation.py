@@ -103,7 +103,7 @@ def evaluate_cloze(
     nothing can be scored.
     """
     checked = to_items(items)
-    panel = panel or Voices.load()
+    panel = panel or Voices.of(bundle.info, bundle.languages)
     speakers = _speakers(bundle, panel, voices, groups)
     asked = _ask(checked, bundle.languages, speakers)
     spoken = SpokenUnits(

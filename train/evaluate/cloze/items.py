@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from typing import Any
 from slm.errors import TresseError
 from train.evaluate.spoken_items import is_recording
 from train.stories.cloze_items import BENCHMARK_ITEMS, handwritten_topics, make_items, read_handwritten, read_items
+from train.stories.data import LANGUAGES
+from train.stories.written_cloze import written_items
 from train.tools.texts import plain_entry
 
 PARTS = ("context", "right", "wrong")
-HANDWRITTEN = "handwritten"
-SPLITS = ("test", "unseen", "validation", HANDWRITTEN)
+HANDWRITTEN, WRITTEN = "handwritten", "written"
+SPLITS = ("test", "unseen", "validation", HANDWRITTEN, WRITTEN)
 BENCHMARK_SEED = 1
 KINDS = ("story", "topic")
 _FACT = re.compile(r"story-[a-z]+-\d+-\d+-(\w+)")
@@ -97,13 +99,20 @@ def to_items(given: Iterable[Any]) -> list[Item]:
 
 
 def load_items(
-    source: str | Path = "test", count: int = BENCHMARK_ITEMS, seed: int = BENCHMARK_SEED
+    source: str | Path = "test",
+    count: int = BENCHMARK_ITEMS,
+    seed: int = BENCHMARK_SEED,
+    languages: Sequence[str] = tuple(LANGUAGES),
 ) -> tuple[list[Any], Path]:
-    """A split (test, unseen, validation: `count` items of each kind; handwritten: all of them) or a .jsonl file.
+    """A split (test, unseen, validation, written: `count` items of each kind; handwritten: all of them) or a .jsonl file.
 
-    Returns the items and the folder that their audio paths are relative to. Raises TresseError naming the line that is
-    wrong, or the splits there are.
+    languages: that the written stories must all be told in. Returns the items and the folder that their audio paths are
+    relative to. Raises TresseError naming the line that is wrong, or the splits there are.
     """
+    if str(source) == WRITTEN:
+        if items := written_items("test", languages, count):
+            return [*items], Path(".")
+        raise TresseError(f"no written story is told in all of {', '.join(languages)}: translate some, or give a file")
     if str(source) == HANDWRITTEN:
         return [*read_handwritten(), *handwritten_topics()], Path(".")
     if str(source) in SPLITS:
@@ -112,3 +121,14 @@ def load_items(
     if not path.exists():
         raise TresseError(f"there are no items at {path}: give a .jsonl file or one of {', '.join(SPLITS)}")
     return list(read_items(path)), path.parent
+
+
+def items_for(languages: Sequence[str], count: int, seed: int = BENCHMARK_SEED) -> list[Any]:
+    """What a bundle of these languages is asked: `count` items of each kind, of the grammar where it has all of them.
+
+    Else of the written stories that are told in all of them; where there are none, of the grammar, in those languages that
+    it has, or nothing.
+    """
+    unknown = [language for language in languages if language not in LANGUAGES]
+    written = written_items("test", languages, count) if unknown else []
+    return written or (list(make_items(seed, count, "test")) if len(unknown) < len(languages) else [])

@@ -1,7 +1,9 @@
-"""The default unit encoder: streaming equals offline, batching changes nothing, odd input does no harm."""
+"""Causal unit encoders: streaming equals offline, batching changes nothing, odd input does no harm."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,13 @@ from hypothesis import strategies as st
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, load_encoder
-from slm.units.conv import FRAME, ConvEncoderConfig, ConvUnitEncoder, UnitNetwork
+from slm.units.attention import AttentionEncoderConfig, AttentionNetwork, AttentionUnitEncoder
+from slm.units.causal import FRAME, CausalUnitEncoder
+from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
 from slm.units.smoothing import Smoothing
+from slm.weights import rounded
 from tests.conftest import spoken_beginning
+from tests.tiny_encoders import check_fork
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +29,23 @@ def speech() -> np.ndarray:
     return spoken_beginning("fr", "boris")
 
 
-@pytest.fixture(scope="module", params=["shipped", "random", "smoothed"])
+@pytest.fixture(scope="module", params=["shipped", "random", "smoothed", "attention"])
 def encoder(request: pytest.FixtureRequest, bundle: Bundle) -> UnitEncoder:
     if request.param == "shipped":
         return bundle.units
     torch.manual_seed(1)
+    if request.param == "attention":
+        return small_attention()
     switch_cost = 0.1 if request.param == "smoothed" else 0.0
-    return ConvUnitEncoder(UnitNetwork(ConvEncoderConfig(codebook_size=37, width=32, switch_cost=switch_cost)))
+    return ConvUnitEncoder(ConvNetwork(ConvEncoderConfig(codebook_size=37, width=32, switch_cost=switch_cost)))
+
+
+def small_attention(**changes: object) -> AttentionUnitEncoder:
+    """One with random weights, as it would be saved."""
+    shape = AttentionEncoderConfig(
+        codebook_size=37, width=32, heads=2, look_ahead=(2, 0, 3), history=20, switch_cost=0.1
+    )
+    return AttentionUnitEncoder(rounded(AttentionNetwork(replace(shape, **changes)), torch.int8))  # type: ignore[arg-type]
 
 
 @settings(max_examples=40, deadline=None)
@@ -46,13 +62,36 @@ def test_streaming_equals_offline(encoder: UnitEncoder, speech: np.ndarray, data
     assert np.array_equal(np.concatenate(frames), encoder.encode(waveform, encoder.sample_rate).frames())
 
 
+@settings(max_examples=6, deadline=None)
+@given(cut=st.integers(16000, 39000), start=st.integers(0, 20000))
+def test_a_forked_prompt_leaves_the_other_as_it_is(
+    encoder: UnitEncoder, speech: np.ndarray, cut: int, start: int
+) -> None:
+    check_fork(encoder, speech[:40000], speech[start : start + 8000], cut)
+
+
+def test_what_float32_leaves_open_float64_decides(
+    encoder: UnitEncoder, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is taken for a close decision, in streams and of whole clips, the units are those of float64."""
+    assert isinstance(encoder, CausalUnitEncoder)
+    expected = encoder.encode(speech, encoder.sample_rate).frames()
+    for doubt in (0.0, 0.3, 1e9):
+        monkeypatch.setattr("slm.units.causal.DOUBT", doubt)
+        stream = encoder.stream()
+        pushed = [stream.push(speech[at : at + 3000]) for at in range(0, len(speech), 3000)]
+        assert np.array_equal(np.concatenate([*pushed, stream.flush()]), expected)
+        assert np.array_equal(encoder.encode(speech, encoder.sample_rate).frames(), expected)
+
+
 def test_units_leave_as_soon_as_the_look_ahead_is_covered(encoder: UnitEncoder, speech: np.ndarray) -> None:
-    assert isinstance(encoder, ConvUnitEncoder)
+    assert isinstance(encoder, CausalUnitEncoder)
     assert encoder.look_ahead_seconds <= 0.120
     stream = encoder.stream()
     needed = FRAME + int(encoder.look_ahead_seconds * encoder.sample_rate)
     assert len(stream.push(speech[: needed - 1])) == 0
-    assert len(stream.push(speech[needed - 1 : needed])) == 1
+    waiting = (encoder.patience - 1) * FRAME
+    assert len(stream.push(speech[needed - 1 : needed + waiting])) == encoder.patience
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,6 +117,39 @@ def test_threads_change_no_units(encoder: UnitEncoder, speech: np.ndarray) -> No
     assert np.array_equal(*results)
 
 
+def test_attention_goes_on_behind_its_last_position(speech: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slm.units.attention.POSITIONS", 40)
+    monkeypatch.setattr("slm.units.attention.BLOCK", 16)
+    torch.manual_seed(2)
+    encoder = small_attention()
+    stream = encoder.stream()
+    parts = [stream.push(speech[at : at + 777]) for at in range(0, len(speech), 777)]
+    assert len(speech) > 80 * FRAME
+    assert np.array_equal(np.concatenate([*parts, stream.flush()]), encoder.encode(speech, 16000).frames())
+
+
+def test_attention_hears_its_history_and_no_more(speech: np.ndarray) -> None:
+    torch.manual_seed(3)
+    encoder = small_attention(look_ahead=(2,), history=10)
+    changed = speech.copy()
+    changed[: 20 * FRAME] = 0.0
+    before, after = encoder.features(speech), encoder.features(changed)
+    moved = np.abs(before - after).max(1) > 1e-6
+    assert moved[20:30].any()
+    assert not moved[32:].any()
+    assert not np.array_equal(before[:20], after[:20])
+
+
+def test_attention_is_refused_where_its_shape_cannot_be(tmp_path: Path) -> None:
+    encoder = small_attention()
+    encoder.save(tmp_path)
+    whole = json.loads((tmp_path / "config.json").read_text())
+    for change in ({"heads": 3}, {"look_ahead": []}, {"sample_rate": 8000}, {"history": 0}, {"width": 64}):
+        (tmp_path / "config.json").write_text(json.dumps(whole | change))
+        with pytest.raises(TresseError):
+            load_encoder(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["silence", "tone", "noise", "clipped", "empty"])
 def test_odd_sounds_give_units_without_error(encoder: UnitEncoder, kind: str) -> None:
     time = np.arange(16000) / 16000
@@ -94,7 +166,7 @@ def test_odd_sounds_give_units_without_error(encoder: UnitEncoder, kind: str) ->
 
 
 def test_a_saved_encoder_gives_the_same_units(tmp_path: Path, encoder: UnitEncoder, speech: np.ndarray) -> None:
-    assert isinstance(encoder, ConvUnitEncoder)
+    assert isinstance(encoder, CausalUnitEncoder)
     encoder.save(tmp_path)
     assert np.array_equal(load_encoder(tmp_path).encode(speech, 16000).frames(), encoder.encode(speech, 16000).frames())
     (tmp_path / "model.safetensors").write_bytes(b"short")
@@ -106,7 +178,7 @@ def test_a_saved_encoder_gives_the_same_units(tmp_path: Path, encoder: UnitEncod
 
 
 def test_features_are_what_the_units_are_decided_on(encoder: UnitEncoder, speech: np.ndarray) -> None:
-    assert isinstance(encoder, ConvUnitEncoder)
+    assert isinstance(encoder, CausalUnitEncoder)
     for length in (1, FRAME, FRAME + 1, 30001):
         features = torch.from_numpy(encoder.features(speech[:length])).double()
         decided = Smoothing(encoder.config.switch_cost).push(encoder.network.outward(features)[None])[0][0].numpy()

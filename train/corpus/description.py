@@ -1,0 +1,48 @@
+"""corpus.json: what a corpus says of itself, and whether it may be read beside another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from slm.errors import TresseError
+from train.tools.checkpoints import atomic_path
+
+FILE = "corpus.json"
+
+
+def encoder_files(folder: Path, described: Path) -> bytes:
+    """Names and hashes of the weights of a unit encoder, and of the file that describes it."""
+    paths = sorted([described, *folder.glob("*.safetensors")])
+    return b"".join(path.name.encode() + hashlib.sha256(path.read_bytes()).digest() for path in paths)
+
+
+def encoder_fingerprint(folder: Path) -> str:
+    """Of a unit encoder: corpora whose units mean the same have the same in their corpus.json."""
+    return hashlib.sha256(encoder_files(folder, folder / "config.json")).hexdigest()[:16]
+
+
+def describe_corpus(folder: Path) -> dict[str, Any]:
+    """What a bundle says of a corpus that it was trained on: data (a fingerprint), rows, hours."""
+    made = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    return {"data": made["sources"], "rows": made["stories"], "hours": round(made.get("seconds", 0) / 3600, 2)}
+
+
+def link_corpus(name: str, corpus: Path, units: Path, link: Path) -> None:
+    """Have a corpus that was prepared before, `corpora.NAME` of a recipe, among those of a run.
+
+    Raises TresseError where it is not there or not finished, or where its units are not those of the encoder in `units`.
+    """
+    try:
+        made = json.loads((corpus / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TresseError(f"corpora.{name}: there is no corpus in {corpus}: make one with tresse prepare") from error
+    if "seconds" not in made:
+        raise TresseError(f"corpora.{name}: the corpus in {corpus} is not finished: run its preparation again")
+    if made.get("encoder", encoder_fingerprint(units)) != encoder_fingerprint(units):
+        raise TresseError(f"corpora.{name}: {corpus} has units of another encoder: prepare it with --units {units}")
+    if not (link.exists() and link.samefile(corpus)):
+        with atomic_path(link) as temporary:
+            temporary.symlink_to(corpus.resolve())
