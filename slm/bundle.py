@@ -64,6 +64,8 @@ class Bundle:
         self.path, self.info, self.device = path, info, device
         self.languages: list[str] = info["languages"]
         self.max_prompt_seconds = float(info["max_prompt_seconds"])
+        self.candidates = int(info.get("candidates", 1))
+        """Sentences that are drawn for each one of a reply (`slm.choosing`)."""
         self.examples = [
             Example(path / "examples" / entry.file, entry.language, entry.text)
             for entry in read_examples(path / "examples")
@@ -151,10 +153,10 @@ class Bundle:
         """Go on with the story spoken in float32 [samples]; yields Chunks as they are ready.
 
         to: a language, several that take turns sentence by sentence, or all `ReplySettings`; options: the other fields of
-        these (seed, temperature, top_p, max_seconds, speaker). before: the story so far; where the prompt is out of
-        domain (see `Prompt`), the continuation goes on from that alone. The same arguments give the same continuation.
-        Closing the iterator ends the generation. Raises TresseError for a prompt without speech, too short or too long,
-        an unknown language or speaker, or settings out of range.
+        these (seed, temperature, top_p, max_seconds, speaker, candidates). before: the story so far; where the prompt is
+        out of domain (see `Prompt`), the continuation goes on from that alone. The same arguments give the same
+        continuation. Closing the iterator ends the generation. Raises TresseError for a prompt without speech, too short or
+        too long, an unknown language or speaker, or settings out of range.
         """
         started = time.perf_counter()
         if isinstance(to, ReplySettings):
@@ -208,7 +210,14 @@ class Bundle:
         )
         expected = self._reply_tokens(prompt.story, settings.max_seconds)[1]
         steps = continue_prompt(
-            prompt, settings.languages, self.engine, self.vocabulary, sampling, self.context, expected
+            prompt,
+            settings.languages,
+            self.engine,
+            self.vocabulary,
+            sampling,
+            self.context,
+            expected,
+            self.candidates if settings.candidates is None else settings.candidates,
         )
         voice = self.vocoder.stream(settings.speaker)
         return speaker.speak(steps, voice, prompt, settings.max_seconds, started)

@@ -14,6 +14,7 @@ from typing import cast
 
 import numpy as np
 
+from slm.choosing import SHORTEST, Candidates
 from slm.engines import Engine, Sampling
 from slm.settings import check_languages
 from slm.units import Units, UnitVocabulary
@@ -190,18 +191,21 @@ def continue_prompt(
     sampling: Sampling,
     context: int,
     expected: int | None = None,
+    candidates: int = 1,
 ) -> Iterator[Step]:
     """Sample the continuation of a prompt token by token, until the story ends.
 
     to: a language, in which every further sentence is; or several, which take turns sentence by sentence. The tags
     of languages whose turn it is not are banned. context: tokens of story and reply together that the model can look
     back on. expected: tokens of the reply for which the story makes room; `sampling.max_tokens` by default. A reply that
-    needs more goes on while the oldest sentences give way. Raises TresseError for a language that the model does not
-    have, and for several where it has no language tags.
+    needs more goes on while the oldest sentences give way. candidates: sentences that are drawn side by side, of which the
+    best is said (`slm.choosing`); a further one is said only where it is expected to end in time. Raises TresseError for a
+    language that the model does not have, and for several where it has no language tags.
     """
     languages = [to] if isinstance(to, str) else list(to)
     check_languages(languages, vocabulary.languages, vocabulary.tags)
     expected = sampling.max_tokens if expected is None else expected
+    candidates = candidates if vocabulary.tags and sampling.temperature > 0 else 1
     story = fitting(prompt.story, vocabulary, context)
     current, done, turns, number = vocabulary.head(languages[0]), 0, 0, 0
     while done < sampling.max_tokens:
@@ -220,7 +224,13 @@ def continue_prompt(
             banned=(*sampling.banned, *banned),
         )
         turns, until = turns + 1, done + most
-        with contextlib.closing(cast(Generator, engine.generate(tuple(tokens), turn))) as drawn:
+        if candidates == 1:
+            drawing = engine.generate(tuple(tokens), turn)
+        else:
+            begun, ends = [vocabulary.bos_id, *own], (vocabulary.eos_id, *vocabulary.tag_ids.values())
+            room = math.ceil(expected / SPARE) - done
+            drawing = _chosen(engine, Candidates(tokens, begun, ends), turn, candidates, room, said=number > 0)
+        with contextlib.closing(cast(Generator, drawing)) as drawn:
             for token in drawn:
                 done += 1
                 boundary = token == tag
@@ -235,3 +245,27 @@ def continue_prompt(
             else:
                 if done < until:
                     return
+
+
+def _chosen(
+    engine: Engine, candidates: Candidates, sampling: Sampling, count: int, room: int, *, said: bool
+) -> Generator[int]:
+    """The tokens of the sentence that is chosen of `count`, and of further ones, up to `<eos>` or `sampling.max_tokens`.
+
+    room: tokens that there is time for; a sentence that needs more ends the reply, unless nothing is `said` yet.
+    """
+    eos, most = candidates.ends[0], sampling.max_tokens
+    done = 0
+    while done < most:
+        more = sampling.min_tokens - done
+        banned = (*sampling.banned, eos) if more > SHORTEST else sampling.banned
+        turn = replace(sampling, seed=sampling.seed + 7919 * done, max_tokens=most - done, banned=banned)
+        sentence = candidates.best(engine, turn, count)
+        if not sentence or (said and done + len(sentence) > room):
+            return
+        said = True
+        yield from (token for token in sentence if token != eos)
+        if sentence[-1] not in candidates.ends[1:]:
+            return
+        done += len(sentence)
+        candidates = candidates.after(sentence)

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +59,11 @@ class Engine(Protocol):
         """Yield token ids up to (not including) `<eos>`. Closing the iterator ends the generation."""
         ...
 
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+        """`count` continuations of the same tokens, drawn side by side: each up to and including the first of `ends`, among
+        which `<eos>` may be, or `sampling.max_tokens` long."""
+        ...
+
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """Natural log-likelihood of every token after the first: float64 [N - 1] each."""
         ...
@@ -96,17 +101,11 @@ class CTranslate2Engine:
         drawn, ahead = False, threading.Semaphore(AHEAD)
         try:
             self._library.set_random_seed(sampling.seed % 2**31 + 1)
-            greedy = sampling.temperature == 0
             steps = generator.generate_tokens(
                 self.vocabulary.tokens_as_text(tokens),
-                max_length=sampling.max_tokens,
-                min_length=sampling.min_tokens,
-                sampling_topk=1 if greedy else min(sampling.top_k, len(self.vocabulary)),
-                sampling_topp=1.0 if greedy else sampling.top_p,
-                sampling_temperature=1.0 if greedy else sampling.temperature,
-                suppress_sequences=[[text] for text in self.vocabulary.tokens_as_text(sampling.banned)] or None,
-                end_token=[self.vocabulary.tokenizer.id_to_token(self.vocabulary.eos_id)],
+                end_token=self.vocabulary.tokens_as_text([self.vocabulary.eos_id]),
                 callback=lambda step: not ahead.acquire(),
+                **self._drawing(sampling),
             )
             for step in steps:
                 if not drawn:
@@ -123,6 +122,38 @@ class CTranslate2Engine:
             if not self._spares:
                 self._spares.append(self._generator())
 
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+        """See `Engine`. As in `generate`, the seed is that of a thread that has not drawn yet."""
+        try:
+            generator = self._spares.pop()
+        except IndexError:
+            generator = self._generator()
+        with self._seeding:
+            self._library.set_random_seed(sampling.seed % 2**31 + 1)
+            (result,) = generator.generate_batch(
+                [self.vocabulary.tokens_as_text(tokens)],
+                num_hypotheses=count,
+                end_token=self.vocabulary.tokens_as_text(ends),
+                return_end_token=True,
+                include_prompt_in_result=False,
+                **self._drawing(sampling),
+            )
+        if not self._spares:
+            self._spares.append(self._generator())
+        return [list(ids) for ids in result.sequences_ids]
+
+    def _drawing(self, sampling: Sampling) -> dict[str, Any]:
+        """What both ways of drawing are told."""
+        greedy = sampling.temperature == 0
+        return {
+            "max_length": sampling.max_tokens,
+            "min_length": sampling.min_tokens,
+            "sampling_topk": 1 if greedy else min(sampling.top_k, len(self.vocabulary)),
+            "sampling_topp": 1.0 if greedy else sampling.top_p,
+            "sampling_temperature": 1.0 if greedy else sampling.temperature,
+            "suppress_sequences": [[text] for text in self.vocabulary.tokens_as_text(sampling.banned)] or None,
+        }
+
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine`."""
         texts = [self.vocabulary.tokens_as_text(tokens) for tokens in sequences]
@@ -137,6 +168,18 @@ class TorchEngine:
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """See `Engine`. Random numbers are drawn on the CPU: one seed, one continuation, whatever the device."""
+        for token in self._draw(tokens, sampling, [self.vocabulary.eos_id]):
+            if token != self.vocabulary.eos_id:
+                yield token
+
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+        """See `Engine`; one after another."""
+        return [
+            list(self._draw(tokens, replace(sampling, seed=sampling.seed + number), ends)) for number in range(count)
+        ]
+
+    def _draw(self, tokens: Sequence[int], sampling: Sampling, ends: Sequence[int]) -> Iterator[int]:
+        """Tokens up to and including the first of `ends`."""
         import torch
 
         generator = torch.Generator().manual_seed(sampling.seed)
@@ -150,11 +193,11 @@ class TorchEngine:
             logits = output.logits[0, -1].float().cpu().clone()  # a plain tensor, to be written to
             logits[list(sampling.banned)] = -torch.inf
             if count < sampling.min_tokens:
-                logits[self.vocabulary.eos_id] = -torch.inf
+                logits[list(ends)] = -torch.inf
             token = draw(logits, sampling, generator)
-            if token == self.vocabulary.eos_id:
-                return
             yield token
+            if token in ends:
+                return
             step = torch.tensor([[token]], device=device)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:

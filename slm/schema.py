@@ -121,6 +121,7 @@ class BundleInfo(Part):
     name: Name = "bundle"
     sample_rate: Annotated[float, Field(ge=1000, le=384_000, strict=True)] | None = None
     frame_rate: Annotated[float, Field(ge=1, le=400, strict=True)] | None = None
+    candidates: whole(1, 64) = 1  # type: ignore[valid-type]
     provenance: Provenance = Provenance()
     metrics: Metrics = Metrics()
 

@@ -14,13 +14,15 @@ MAX_SECONDS = 12.0
 MIN_REPLY_SECONDS, MAX_REPLY_SECONDS = 0.5, 60.0
 """s that `max_seconds` may be."""
 MAX_TEMPERATURE = 5.0
+MAX_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
 class ReplySettings:
     """How to go on. languages: one, or several that take turns sentence by sentence; the same seed gives the same reply;
     temperature 0 is greedy; top_p: share of the probability that is drawn from; max_seconds: s of the reply, at most;
-    speaker None: the bundle's first."""
+    speaker None: the bundle's first; candidates: sentences that are drawn for each one that is said, None: as many as the
+    bundle asks for."""
 
     languages: tuple[str, ...]
     seed: int = 0
@@ -28,6 +30,7 @@ class ReplySettings:
     top_p: float = TOP_P
     max_seconds: float = MAX_SECONDS
     speaker: str | None = None
+    candidates: int | None = None
 
     def check(self, languages: Sequence[str], speakers: Sequence[str], *, tags: bool = True) -> None:
         """Compare with the languages and speakers of a bundle. tags: whether its model has language tags. Raises
@@ -41,6 +44,8 @@ class ReplySettings:
             raise TresseError(
                 f"max-seconds must lie between {MIN_REPLY_SECONDS:g} and {MAX_REPLY_SECONDS:g}, not {self.max_seconds}"
             )
+        if self.candidates is not None and not 1 <= self.candidates <= MAX_CANDIDATES:
+            raise TresseError(f"candidates must lie between 1 and {MAX_CANDIDATES}, not {self.candidates}")
         if self.speaker is not None and self.speaker not in speakers:
             raise TresseError(f"unknown speaker {self.speaker!r}: choose one of {', '.join(speakers)}")
 

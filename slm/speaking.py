@@ -27,7 +27,8 @@ class UnitVoice(Protocol):
     """A vocoder's stream: one speaker, one utterance."""
 
     run_lengths: np.ndarray
-    """Unit frames that each unit of the latest push lasts: int64 [N]."""
+    """Unit frames that each unit spoken by the latest push, or flush, lasts: int64 [N]. Units are spoken in order; the last
+    ones of a push may wait for what follows."""
 
     def push(
         self,
@@ -100,15 +101,18 @@ class ReplySpeaker:
         limit = int(max_seconds * self.sample_rate)
         samples = tokens = 0
         due = started  # when its sound runs out: who has none yet is late
-        audio, pending = np.zeros(0, np.float32), Units.empty(self.frame_rate)
+        audio = np.zeros(0, np.float32)
         languages: list[str] = []
-        owners: list[np.ndarray] = []
+        pushed = np.zeros((2, 0), np.int64)  # units that are in no chunk yet, and the sentence of each
+        lasting = np.zeros(0, np.int64)  # run lengths of those that were spoken
         begins = True
 
         def chunk(audio: np.ndarray) -> Chunk:
-            owner = np.concatenate(owners) if owners else np.zeros(0, np.int64)
-            elapsed = time.perf_counter() - started
-            return Chunk(audio, pending, tokens, elapsed, prompt, owner, tuple(languages))
+            nonlocal pushed, lasting
+            ids, owner = pushed[:, : len(lasting)]
+            units, elapsed = Units(ids, lasting, self.frame_rate), time.perf_counter() - started
+            pushed, lasting = pushed[:, len(lasting) :], lasting[:0]
+            return Chunk(audio, units, tokens, elapsed, prompt, owner, tuple(languages))
 
         with contextlib.closing(cast(Generator, steps)):
             for step in steps:
@@ -120,8 +124,9 @@ class ReplySpeaker:
                     made = voice.push(ids, lengths, language=step.language, begins=begins)
                 audio = np.concatenate([audio, made])
                 begins = step.boundary
-                pending = Units.concatenate([pending, Units(ids, voice.run_lengths, self.frame_rate)])
-                owners.append(np.full(len(ids), -1 if step.boundary else len(languages) - 1))
+                owner = np.full(len(ids), -1 if step.boundary else len(languages) - 1)
+                pushed = np.concatenate([pushed, np.stack([ids, owner])], axis=1)
+                lasting = np.concatenate([lasting, voice.run_lengths])
                 if len(audio) > (0 if samples else FIRST_SECONDS * self.sample_rate):
                     if samples + len(audio) >= limit:
                         yield chunk(_fade_out(audio[: limit - samples], self.sample_rate))
@@ -129,8 +134,9 @@ class ReplySpeaker:
                     due = (due if samples else time.perf_counter()) + len(audio) / self.sample_rate
                     samples += len(audio)
                     yield chunk(audio)
-                    audio, pending, owners = audio[:0], Units.empty(self.frame_rate), []
+                    audio = audio[:0]
         audio = np.concatenate([audio, voice.flush()])[: limit - samples]
+        lasting = np.concatenate([lasting, voice.run_lengths])
         if len(audio):
             yield chunk(audio)
 

@@ -113,6 +113,7 @@ class VocoderSize:
     intermediate_dim: int = 640
     dilations: list[int] = field(default_factory=lambda: [1, 1, 1, 2, 2, 2])
     lookahead: int = 4
+    units_ahead: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class VocoderSettings:
     Hz get the times at which they sound, which are not those that Kokoro tells and an encoder hears. beside: training voices
     that are learnt with the speakers, from `beside_sentences` further sentences a language, and left out in the end: a quick
     synthesiser shows more of what follows what. begin: a bundle, or the folder of a vocoder of the same shape and languages,
-    that is trained further."""
+    that is trained further; `size.units_ahead` may be more than its."""
 
     sentences_per_language: int = 1000
     others: int = 1
@@ -149,7 +150,7 @@ class RecogniserSettings:
 @dataclass(frozen=True)
 class BundleSettings:
     """What the bundle offers beside its parts: prompts shipped per language, longest prompt in s. name: the recipe's by
-    default.
+    default. candidates: sentences that are drawn for each one of a reply.
 
     mantissa: bits that the language model's matrices are rounded to, of bfloat16's 7 (all of them when null): with 3 they
     take two thirds of the space in an archive, or in the history of a repository.
@@ -158,6 +159,7 @@ class BundleSettings:
     name: str | None = None
     examples_per_language: int = 3
     max_prompt_seconds: float = 60.0
+    candidates: Annotated[int, Field(ge=1, le=64)] = 1
     mantissa: Annotated[int, Field(ge=1, le=7)] | None = None
 
 

@@ -219,7 +219,9 @@ def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
 def _begun_vocoder(source: str, config: VocoderConfig) -> Vocoder:
     """The vocoder that training goes on from. Raises TresseError where it is not there, or another than the recipe makes."""
     try:
-        vocoder = Vocoder.load(find_part(source, "vocoder", "vocoder.begin")).for_speakers(config.speakers)
+        vocoder = Vocoder.load(find_part(source, "vocoder", "vocoder.begin")).for_speakers(
+            config.speakers, config.units_ahead
+        )
     except ValueError as error:
         raise TresseError(f"vocoder.begin: {error}: restore its files") from error
     if vocoder.config != config:
@@ -261,6 +263,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
         "sample_rate": SAMPLE_RATE,
         "frame_rate": encoder.frame_rate,
         "max_prompt_seconds": recipe.bundle.max_prompt_seconds,
+        "candidates": recipe.bundle.candidates,
         "provenance": {
             "recipe": recipe.name,
             "seed": recipe.seed,

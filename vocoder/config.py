@@ -23,8 +23,9 @@ class VocoderConfig:
 
     Units come at `frame_rate` Hz; each unit frame is repeated to the rate of the head, `sample_rate / hop_length` Hz,
     which must be a whole multiple of it. `dilations` holds one entry per backbone block (the dilation of its causal
-    depthwise convolution). `lookahead` is the only look-ahead of the network, in head frames. Run lengths above
-    `max_run_length` unit frames are never predicted. The bounds are those of files (`load`), where a size is believed
+    depthwise convolution). `lookahead` is the look-ahead of the network in head frames. A unit is spoken once the
+    `units_ahead` units behind it are known, or its sentence has ended. Run lengths above `max_run_length` unit frames are
+    never predicted. The bounds are those of files (`load`), where a size is believed
     before there is memory for it.
     """
 
@@ -45,6 +46,7 @@ class VocoderConfig:
     prosody_dim: Width = 128
     prosody_dilations: Dilations = field(default_factory=lambda: [1, 2, 4, 8])
     max_run_length: Annotated[int, Field(strict=True, ge=1, le=1000)] = 32
+    units_ahead: Annotated[int, Field(strict=True, ge=0, le=16)] = 0
 
     def __post_init__(self) -> None:
         for name, values in (("speakers", self.speakers), ("languages", self.languages)):

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from vocoder.causal import CausalStack, LookaheadConv
 from vocoder.config import VocoderConfig
 from vocoder.istft import StreamingISTFTHead
-from vocoder.prosody import MIDDLE, Prosody
+from vocoder.prosody import MIDDLE, Following, Prosody
 from vocoder.streaming import VocoderStream
 
 PLACES = 32
@@ -63,6 +63,7 @@ class Vocoder(nn.Module):
         self.units = nn.Embedding(config.codebook_size, dim)
         self.speakers = nn.Embedding(len(config.speakers), dim)
         self.languages = nn.Embedding(len(config.languages), dim)
+        self.following = Following(config.codebook_size, config.units_ahead, dim)
         self.from_start = nn.Embedding(PLACES, dim)
         self.to_end = nn.Embedding(PLACES, dim)
         self.prosody = Prosody(config)
@@ -73,6 +74,8 @@ class Vocoder(nn.Module):
         self.backbone = CausalStack(dim, config.intermediate_dim, config.kernel_size, config.dilations)
         self.head = StreamingISTFTHead(dim, config.n_fft, config.hop_length, config.sample_rate)
         self.apply(_initialise)
+        self.following.start()
+        self.prosody.following.start()
         self._predictor: tuple[list[Tensor], Prosody] | None = None
 
     @property
@@ -92,15 +95,17 @@ class Vocoder(nn.Module):
 
     def embed(
         self,
-        ids_BN: Tensor,
+        ids_BM: Tensor,
         speaker_B: Tensor,
         language_BN: Tensor,
         features_BNC: Tensor,
         remembers_B: Tensor | None = None,
     ) -> Tensor:
-        """Everything known about a unit: units, speaker, language, features of its prosody -> [B, N, C]. remembers: whose
-        features are used, bool (None: all)."""
-        x = self.units(ids_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
+        """Everything known about a unit: units and the `units_ahead` that follow the last of them [B, M], speaker,
+        language, features of its prosody -> [B, N, C]. remembers: whose features are used, bool (None: all)."""
+        own_BN = ids_BM[:, : language_BN.shape[1]].clamp(max=self.units.num_embeddings - 1)
+        x = self.units(own_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
+        x = self.following(ids_BM, x)
         memory = self.context(features_BNC)
         return x + (memory if remembers_B is None else memory * remembers_B[:, None, None])
 
@@ -109,11 +114,16 @@ class Vocoder(nn.Module):
         nn.init.zeros_(self.context.weight)
         nn.init.zeros_(self.context.bias)
 
-    def for_speakers(self, speakers: Sequence[str]) -> Vocoder:
-        """The same vocoder with these speakers, in this order; one that it does not know begins as the mean of its own."""
+    def for_speakers(self, speakers: Sequence[str], units_ahead: int | None = None) -> Vocoder:
+        """The same vocoder with these speakers, in this order; one that it does not know begins as the mean of its own.
+
+        units_ahead: units behind each one that are looked at, at least as many as now; further ones change nothing at
+        first.
+        """
         known = self.config.speakers
-        made = Vocoder(replace(self.config, speakers=list(speakers)))
-        weights = dict(self.state_dict())
+        ahead = max(self.config.units_ahead, units_ahead or 0)
+        made = Vocoder(replace(self.config, speakers=list(speakers), units_ahead=ahead))
+        weights = made.state_dict() | self.state_dict()
         for name in ("speakers.weight", "prosody.speakers.weight"):
             rows = weights[name]
             weights[name] = torch.stack(

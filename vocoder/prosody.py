@@ -36,6 +36,30 @@ class ProsodyState:
     elapsed: int = 0
 
 
+class Following(nn.Module):
+    """What the units behind each one add to its embedding, so that a sound is on its way to the next.
+
+    Behind the end of a sentence stands the id `codebook_size`.
+    """
+
+    def __init__(self, codebook_size: int, ahead: int, dim: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(codebook_size + 1, dim) for _ in range(ahead))
+
+    def start(self) -> None:
+        """Set all embeddings to zero: to the units alone."""
+        for table in self.tables:
+            nn.init.zeros_(table.weight)  # type: ignore[arg-type]
+
+    def forward(self, ids_BM: Tensor, x_BNC: Tensor) -> Tensor:
+        """Units and those that follow the last of them, M = N + ahead, and what is known of the N units -> the same and
+        what follows, [B, N, C]."""
+        count = x_BNC.shape[1]
+        for far, table in enumerate(self.tables, 1):
+            x_BNC = x_BNC + table(ids_BM[:, far : far + count])
+        return x_BNC
+
+
 class Prosody(nn.Module):
     """Collapsed units -> logits over run lengths 1 .. max_run_length unit frames; with run lengths, the pitch."""
 
@@ -46,6 +70,7 @@ class Prosody(nn.Module):
         self.units = nn.Embedding(config.codebook_size, dim)
         self.speakers = nn.Embedding(len(config.speakers), dim)
         self.languages = nn.Embedding(len(config.languages), dim)
+        self.following = Following(config.codebook_size, config.units_ahead, dim)
         self.stack = CausalStack(dim, 2 * dim, config.kernel_size, config.prosody_dilations)
         self.out = nn.Linear(dim, config.max_run_length)
         self.lengths = nn.Embedding(config.max_run_length, dim)
@@ -58,10 +83,15 @@ class Prosody(nn.Module):
         """Set by training."""
 
     def durations(
-        self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, state: list[Tensor] | None = None
+        self, ids_BM: Tensor, speaker_B: Tensor, language_BN: Tensor, state: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Units [B, N], speaker [B], language of each unit [B, N] -> features [B, N, C], logits [B, N, R], state."""
-        x = self.units(ids_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
+        """Units and the `units_ahead` that follow [B, M], speaker [B], language of each unit [B, N] -> features [B, N, C],
+        logits [B, N, R], state."""
+        own_BN = ids_BM[:, : language_BN.shape[1]].clamp(
+            max=self.units.num_embeddings - 1
+        )  # of padding nothing is heard
+        x = self.units(own_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
+        x = self.following(ids_BM, x)
         features, state = self.stack(self.dropout(x), state)
         return features, self.out(self.dropout(features)), state
 
@@ -85,6 +115,12 @@ class Prosody(nn.Module):
         position = torch.stack([(start + 0.5) / (start + end + 1), start / 16, end / 16], dim=-1)
         octaves, voicing = self.pitch_out(F.gelu(tone + self.place(position.clamp(max=2.0)))).unbind(-1)
         return octaves.clamp(-2.0, 2.0), voicing
+
+
+def followed(ids_BN: Tensor, run_lengths_BN: Tensor, codebook_size: int, ahead: int) -> Tensor:
+    """Whole sentences, padded where run lengths are 0 -> the units with those that follow them, [B, N + ahead]."""
+    ids = torch.where(run_lengths_BN > 0, ids_BN, codebook_size)
+    return F.pad(ids, (0, ahead), value=codebook_size)
 
 
 def duration_loss(logits_BNR: Tensor, run_lengths_BN: Tensor) -> Tensor:

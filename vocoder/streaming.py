@@ -49,8 +49,8 @@ class StreamedVocoder(Protocol):
         """Durations and pitch, in float64 on the CPU."""
         ...
 
-    def embed(self, ids_BN: Tensor, speaker_B: Tensor, language_BN: Tensor, features_BNC: Tensor) -> Tensor:
-        """Everything known about a unit -> [B, N, C]."""
+    def embed(self, ids_BM: Tensor, speaker_B: Tensor, language_BN: Tensor, features_BNC: Tensor) -> Tensor:
+        """Everything known about a unit and those that follow it -> [B, N, C]."""
         ...
 
     def spread(self, x_BNC: Tensor, unit_BT: Tensor, start_BT: Tensor, end_BT: Tensor, f0_BT: Tensor) -> Tensor:
@@ -76,6 +76,11 @@ class VocoderStream:
         self._predictor = vocoder.predictor()
         self._speaker_B = torch.tensor([self._speaker], device=device)
         self._prosody = ProsodyState()
+        self._waiting = np.zeros((4, 0), np.int64)
+        """Units that are not spoken yet, since those behind them are not known: id, run length (0: predicted), language, and
+        whether a sentence begins."""
+        self._ended = False
+        """Whether a sentence begins with the next unit, whichever it is."""
         self._remainder = 0.0
         self._tone = (0.0, 0.0)
         """Frequency (Hz) and phase (rad) of the last head frame."""
@@ -87,7 +92,8 @@ class VocoderStream:
         self._backbone_state: list[Tensor] | None = None
         self._overlap: OverlapState = vocoder.head.fresh(1, device)
         self.run_lengths = np.zeros(0, np.int64)
-        """Unit frames that each unit of the latest push lasts, given or predicted: int64 [N]."""
+        """Unit frames that each unit spoken by the latest push lasts, given or predicted: int64 [N]. With
+        `units_ahead` these are first the units that waited, and the last ones of the push wait."""
 
     def push(
         self,
@@ -102,28 +108,38 @@ class VocoderStream:
 
         ids: int [N], whole runs. run_lengths: int [N] unit frames, at least 1; None: predicted. language: of these
         units, or one for each; None: the language of the push before, at first the first of the config. begins: whether
-        a sentence begins with the first of these units, or with each. `final`: nothing follows, as push and then
-        flush. Raises ValueError for ids, lengths or languages that cannot be; the
-        stream is then as it was.
+        a sentence begins with the first of these units, or with each: the one before has ended. `final`: nothing follows,
+        as push and then flush. Raises ValueError for ids, lengths or languages that cannot be; the stream is then as it was.
         """
         if self._finished:
             raise ValueError("this stream is finished: open a new one for further units")
         units, languages = self._check_units(ids, language)
-        lengths = None if run_lengths is None else self._check_lengths(run_lengths, len(units))
-        edges = self._sentence_edges(begins, len(units))
+        lengths = 0 * units if run_lengths is None else self._check_lengths(run_lengths, len(units))
+        starts = self._sentence_starts(begins, len(units))
         if len(languages):
             self._language = int(languages[-1])
         elif isinstance(language, str):
             self._language = _index(language, self.vocoder.config.languages, "language")
+        self._ended = begins is True and not len(units)
+        waiting = np.concatenate([self._waiting, np.stack([units, lengths, languages, starts])], axis=1)
+        total = waiting.shape[1]
+        starting = np.flatnonzero(waiting[3])
+        known = max(0, total - self.vocoder.config.units_ahead, *starting[-1:])
+        ready = total if final or self._ended else known
+        self._waiting = waiting[:, ready:]
+        given = np.flatnonzero(np.diff(waiting[1] > 0)) + 1
+        edges = [0, *sorted({*starting, *given} - {0}), total]
         parts = []
         self.run_lengths = np.zeros(0, np.int64)
         with torch.inference_mode():
             for first, last in itertools.pairwise(edges):
-                if first or begins is True or (begins and begins[0]):
+                if first < ready and waiting[3, first]:
                     self._prosody = ProsodyState()
-                for start in range(first, last, BLOCK):
-                    part = slice(start, min(last, start + BLOCK))
-                    parts += self._speak(units[part], None if lengths is None else lengths[part], languages[part])
+                end = min([total, *starting[starting > first]])
+                for start in range(first, min(last, ready), BLOCK):
+                    stop = min(last, ready, start + BLOCK)
+                    following = waiting[0, stop : min(end, stop + self.vocoder.config.units_ahead)]
+                    parts += self._speak(waiting[:3, start:stop], following)
             if final:
                 self._finished = True
                 if self._frames or self._source.shape[1]:
@@ -134,8 +150,11 @@ class VocoderStream:
         return torch.cat(parts).cpu().numpy()
 
     def flush(self) -> np.ndarray:
-        """The samples still held back, float32 [at most the look-ahead]; the stream is finished afterwards."""
-        return np.zeros(0, np.float32) if self._finished else self.push([], final=True)
+        """The samples still held back, float32 [n]; the stream is finished afterwards."""
+        if self._finished:
+            self.run_lengths = np.zeros(0, np.int64)
+            return np.zeros(0, np.float32)
+        return self.push([], final=True)
 
     def _check_units(
         self, ids: Sequence[int] | np.ndarray, language: str | Sequence[str] | None
@@ -168,31 +187,38 @@ class VocoderStream:
             raise ValueError("run_lengths must be integers of at least 1 frame")
         return lengths.astype(np.int64)
 
-    @staticmethod
-    def _sentence_edges(begins: bool | Sequence[bool], count: int) -> list[int]:
-        """Where the pieces of a push that belong to one sentence each begin and end."""
+    def _sentence_starts(self, begins: bool | Sequence[bool], count: int) -> np.ndarray:
+        """Whether a sentence begins with each unit of a push: int64 [N]."""
         if isinstance(begins, bool):
-            return [0, count]
-        if len(begins) != count:
+            starts = np.zeros(count, np.int64)
+            starts[:1] = begins
+        elif len(begins) != count:
             raise ValueError(f"begins marks {len(begins)} of {count} units: give one for each, or one for all")
-        return [0, *(index for index in range(1, count) if begins[index]), count]
+        else:
+            starts = np.asarray(begins, np.int64).reshape(count)
+        starts[:1] |= self._ended
+        return starts
 
-    def _speak(self, units: np.ndarray, lengths: np.ndarray | None, languages: np.ndarray) -> list[Tensor]:
-        """At most BLOCK units of one sentence -> the samples now certain, in pieces."""
+    def _speak(self, units: np.ndarray, following: np.ndarray) -> list[Tensor]:
+        """At most BLOCK units of one sentence, their ids, run lengths (all given or all 0) and languages [3, N], and the ids
+        behind them that the sentence has -> the samples now certain, in pieces."""
         vocoder, device, config = self.vocoder, self.vocoder.device, self.vocoder.config
         state = self._prosody
-        ids_BN, language_BN = torch.from_numpy(units)[None], torch.from_numpy(languages)[None]
+        ids, lengths, languages = units
+        nothing = np.full(config.units_ahead - len(following), config.codebook_size)
+        ids_BM = torch.from_numpy(np.concatenate([ids, following, nothing]))[None]
+        language_BN = torch.from_numpy(languages.copy())[None]
         heard, logits, state.durations = self._predictor.durations(
-            ids_BN, self._speaker_B.cpu(), language_BN, state.durations
+            ids_BM, self._speaker_B.cpu(), language_BN, state.durations
         )
-        if lengths is None:
+        if not lengths[0]:
             chosen, self._remainder = predicted_run_lengths(logits[0], self._remainder)
             lengths = np.asarray(chosen, np.int64)
         melody, state.melody = self._predictor.features(
             heard, torch.from_numpy(lengths)[None], state.elapsed, state.melody
         )
         state.elapsed += int(lengths.sum())
-        x_BNC = vocoder.embed(ids_BN.to(device), self._speaker_B, language_BN.to(device), melody.to(device).float())
+        x_BNC = vocoder.embed(ids_BM.to(device), self._speaker_B, language_BN.to(device), melody.to(device).float())
         self.run_lengths = np.concatenate([self.run_lengths, lengths])
         steps = lengths * config.repeats
         total = int(steps.sum())

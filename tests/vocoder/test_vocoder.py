@@ -60,14 +60,33 @@ def test_streamed_equals_offline_for_any_chunking(name: str, data: st.DataObject
 
 @pytest.mark.parametrize("name", VOCODERS)
 def test_audio_leaves_when_the_lookahead_is_covered(name: str) -> None:
-    """After units of s seconds, all samples but the last `lookahead_seconds` are out, and they never change."""
+    """Of the units whose following ones are known all samples but the last `lookahead_seconds` are out, and they never
+    change; a sentence that begins ends the one before."""
     vocoder = VOCODERS[name]
-    stream, sent, got = vocoder.stream(), 0, 0
-    for unit in range(10):
-        got += len(stream.push([unit], [3]))
-        sent += 3 * vocoder.config.frame_samples
-        assert got == sent - round(vocoder.lookahead_seconds * vocoder.sample_rate)
-    assert got + len(stream.flush()) == sent
+    ahead, unit = vocoder.config.units_ahead, 3 * vocoder.config.frame_samples
+    held_back = round(vocoder.lookahead_seconds * vocoder.sample_rate)
+    stream, got = vocoder.stream(), 0
+    for number in range(10):
+        got += len(stream.push([number], [3]))
+        spoken = max(0, number + 1 - ahead)
+        assert got == max(0, spoken * unit - held_back)
+        assert len(stream.run_lengths) == (spoken > 0)
+    got += len(stream.push([0], [3], begins=True))
+    assert got == (10 if ahead else 11) * unit - held_back
+    assert len(stream.run_lengths) == (ahead or 1)
+    assert got + len(stream.flush()) == 11 * unit
+    assert len(stream.run_lengths) == (1 if ahead else 0)
+
+
+def test_the_units_behind_are_heard_at_once() -> None:
+    """The same unit sounds otherwise before another, long before the look-ahead in time reaches it; not across sentences."""
+    vocoder = VOCODERS["50 Hz, two units ahead"]
+    for other, begins, same in (([2, 5], False, False), ([5, 3], False, False), ([5, 5], True, True)):
+        one, two = (
+            vocoder.stream().push([1, *after], [30, 3, 3], begins=[False, begins, False], final=True)
+            for after in ([2, 3], other)
+        )
+        assert (np.abs(one - two)[: 20 * vocoder.config.frame_samples].max() < 1e-6) == same
 
 
 def test_the_melody_moves_and_pauses() -> None:

@@ -19,6 +19,9 @@ from typing import Any
 from slm.audio import MIN_SECONDS
 from train.corpus.reader import Recorded, Rejected, Row, Seen, Segment, Unusable, raw_lines, valid_unicode
 
+ROUNDING = 1e-6
+"""s by which the difference of two times may be off: 3.3 - 3.0 is less than 0.3."""
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -68,9 +71,9 @@ class Manifest:
             if language not in languages:
                 raise Unusable(f"unknown language {language!r}: known are {', '.join(languages)}")
             start, end = _seconds(part, "start") or 0.0, _seconds(part, "end")
-            if end is not None and end - start < MIN_SECONDS:
+            if end is not None and end - start < MIN_SECONDS - ROUNDING:
                 raise Unusable(f"from {start:g} to {end:g} s: a segment lasts {MIN_SECONDS} s or more")
-            if end is not None and end - start > self.longest:
+            if end is not None and end - start > self.longest + ROUNDING:
                 raise Unusable(f"lasts {end - start:.0f} s: {self.longest:g} s is the most, give shorter segments")
             speaker = valid_unicode(str(speaker or Path(audio).stem), "the speaker")
             told.append(_Told(valid_unicode(audio, "the path"), start, end, str(language), speaker))

@@ -38,7 +38,7 @@ from train.vocoder.settings import VocoderTraining
 from vocoder.config import VocoderConfig
 from vocoder.istft import Source, limit
 from vocoder.model import Vocoder
-from vocoder.prosody import duration_loss, pitch_loss
+from vocoder.prosody import duration_loss, followed, pitch_loss
 
 SAMPLES = 4
 """Held-out clips that are kept to be listened to."""
@@ -50,10 +50,11 @@ def generate(vocoder: Vocoder, batch: Batch, autocast: torch.autocast) -> tuple[
     places = batch.unit_BT, batch.start_BT, batch.end_BT
     with autocast:
         language_BN = batch.language_B[:, None].expand_as(batch.ids_BN)
-        heard, logits, _ = prosody.durations(batch.ids_BN, batch.speaker_B, language_BN)
+        ids_BM = followed(batch.ids_BN, batch.run_lengths_BN, config.codebook_size, config.units_ahead)
+        heard, logits, _ = prosody.durations(ids_BM, batch.speaker_B, language_BN)
         melody, _ = prosody.features(heard, batch.run_lengths_BN)
         octaves, voicing = prosody.pitch(melody, *places)
-        x_BNC = vocoder.embed(batch.ids_BN, batch.speaker_B, language_BN, melody, batch.remembers_B)
+        x_BNC = vocoder.embed(ids_BM, batch.speaker_B, language_BN, melody, batch.remembers_B)
         x_BTC = vocoder.spread(x_BNC, *places, batch.f0_BT) * batch.inside_BT[:, :, None]
         x_BTC, _ = vocoder.first(x_BTC)
         x_BTC, _ = vocoder.backbone(vocoder.norm(x_BTC))

@@ -127,6 +127,18 @@ def test_every_segment_has_its_own_units_or_is_named(
     assert made.counts.seconds == pytest.approx(sum(units.seconds for *_, units in wanted))
 
 
+def test_segments_of_the_least_and_the_greatest_length_are_taken(
+    recordings: Path, encoder: Path, tmp_path: Path
+) -> None:
+    """Also where the difference of their times is a little off."""
+    rows: list[dict[str, Any] | str] = [
+        {"audio": "0.wav", "start": start / 10, "end": (start + length) / 10, "language": "en", "speaker": "anna"}
+        for start, length in ((10, 3), (30, 3), (41, 11), (60, 11))
+    ]
+    manifest = Manifest(write(recordings / "lengths.jsonl", rows), longest=1.1)
+    assert prepare(manifest, encoder, tmp_path).counts.sentences == 4
+
+
 def test_lines_that_follow_each_other_are_a_row_and_others_are_named(recordings: Path, tmp_path: Path) -> None:
     lines: list[dict[str, Any] | str] = [
         {"audio": "0.wav", "start": 0, "end": 2, "language": "en"},

@@ -1,0 +1,69 @@
+"""The next sentence of a reply: of several that the language model draws, the one that the story asks for.
+
+What a small model draws is likely anywhere. Each candidate is scored by how much likelier the story so far makes it:
+
+    (log p(sentence | story) - WEIGHT * log p(sentence)) / tokens
+
+the pointwise mutual information of story and sentence for a WEIGHT of 1 (Li et al. 2016, "A Diversity-Promoting Objective
+Function for Neural Conversation Models", arXiv:1510.03055). Sentences that the story has already are left out: nothing
+makes a sentence likelier than itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from slm.engines import Engine, Sampling
+
+WEIGHT = 0.8
+SHORTEST, LONGEST = 4, 96
+"""Tokens of a candidate: one that has not ended by then is no sentence."""
+COPIED = 0.5
+"""Share of its runs of RUN tokens from which on a candidate repeats a sentence of the story."""
+RUN = 3
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Where a sentence begins. told: tokens of the story so far with the head of the new sentence; head: `<bos>` and that
+    head, and what there is of the sentence already; ends: tokens that end a sentence, `<eos>` among them."""
+
+    told: Sequence[int]
+    head: Sequence[int]
+    ends: Sequence[int]
+
+    def after(self, sentence: Sequence[int]) -> Candidates:
+        """Of the sentence behind this one, whose end is the head of the next."""
+        return Candidates([*self.told, *sentence], [*self.head[:1], *sentence[-1:]], self.ends)
+
+    def best(self, engine: Engine, sampling: Sampling, count: int) -> list[int]:
+        """The best of `count` sentences, its end included. Sampling's `max_tokens` holds; one that they cut off is chosen
+        only where all are. `min_tokens` holds up to SHORTEST."""
+        sampling = replace(
+            sampling, max_tokens=min(sampling.max_tokens, LONGEST), min_tokens=min(sampling.min_tokens, SHORTEST)
+        )
+        drawn = engine.propose(self.told, sampling, count, self.ends)
+        different = list({tuple(tokens): tokens for tokens in drawn if tokens}.values())
+        whole = [tokens for tokens in different if tokens[-1] in self.ends] or different
+        fresh = [tokens for tokens in whole if copied(tokens, self.told) < COPIED] or whole
+        if len(fresh) <= 1:
+            return fresh[0] if fresh else []
+        asked = [[*before, *tokens] for before in (self.told, self.head) for tokens in fresh]
+        scores = [
+            float(logs[-len(tokens) :].sum()) for logs, tokens in zip(engine.score(asked), fresh * 2, strict=True)
+        ]
+        there, alone = scores[: len(fresh)], scores[len(fresh) :]
+        values = [
+            (near - WEIGHT * anywhere) / len(tokens) for near, anywhere, tokens in zip(there, alone, fresh, strict=True)
+        ]
+        return fresh[int(np.argmax(values))]
+
+
+def copied(tokens: Sequence[int], story: Sequence[int]) -> float:
+    """Share of the RUNs of tokens in a sentence that occur in the story, 0 .. 1."""
+    known = {tuple(story[at : at + RUN]) for at in range(len(story) - RUN + 1)}
+    own = [tuple(tokens[at : at + RUN]) for at in range(len(tokens) - RUN + 1)]
+    return sum(run in known for run in own) / len(own) if own else 0.0

@@ -1,0 +1,149 @@
+"""Choosing the next sentence of a reply: candidates as the engine draws them, the best one by its score, nothing copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from slm.bundle import Bundle
+from slm.choosing import LONGEST, WEIGHT, Candidates, copied
+from slm.continuation import Prompt, continue_prompt
+from slm.engines import Engine, Sampling, TorchEngine
+from slm.errors import TresseError
+from slm.settings import ReplySettings
+from tests.conftest import spoken_beginning
+
+EOS, TAG = 0, 1
+
+
+class Known:
+    """An engine whose candidates and likelihoods are given: `logs` of a token, with the story and without."""
+
+    def __init__(self, candidates: list[list[int]], story: Sequence[float], alone: Sequence[float]) -> None:
+        self.candidates, self.logs = candidates, {True: list(story), False: list(alone)}
+        self.asked = 0
+
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+        self.asked += 1
+        return [candidate[: sampling.max_tokens] for candidate in self.candidates[:count]]
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        return [np.array([self.logs[tokens[0] == 9][token] for token in tokens[1:]]) for tokens in sequences]
+
+    def generate(self, tokens: Sequence[int], sampling: Sampling) -> list[int]:  # type: ignore[override]
+        raise AssertionError("sentences are proposed")
+
+
+@pytest.fixture(scope="module", params=["ctranslate2", "torch"])
+def engine(request: pytest.FixtureRequest, bundle: Bundle) -> Engine:
+    return TorchEngine(bundle.language_model, bundle.vocabulary) if request.param == "torch" else bundle.engine
+
+
+@pytest.fixture(scope="module")
+def prompt(bundle: Bundle) -> Prompt:
+    return bundle.prompt(spoken_beginning("fr"), 16000)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_best_has_the_highest_score(data: st.DataObject) -> None:
+    """The formula of the module, computed by hand, over whole sentences that copy nothing."""
+    count = data.draw(st.integers(1, 6))
+    sentence = st.lists(st.integers(2, 8), min_size=1, max_size=6).map(lambda tokens: [*tokens, TAG])
+    candidates = data.draw(st.lists(sentence, min_size=count, max_size=count))
+    story, alone = (data.draw(st.lists(st.floats(-9, -0.01), min_size=10, max_size=10)) for _ in range(2))
+    chosen = Candidates([9, 3, 7, TAG], [8, TAG], [EOS, TAG]).best(Known(candidates, story, alone), Sampling(), count)  # type: ignore[arg-type]
+
+    def score(tokens: list[int]) -> float:
+        return sum(story[token] - WEIGHT * alone[token] for token in tokens) / len(tokens)
+
+    assert score(chosen) == pytest.approx(max(score(tokens) for tokens in candidates))
+    assert chosen in candidates
+
+
+def test_copies_and_sentences_without_an_end_are_left_out() -> None:
+    engine = Known([[2, 3, 4, 5, TAG], [6, 7, 6, 7], [8, 7, 8, TAG]], [-1.0] * 10, [-1.0] * 10)
+    engine.logs[True][2:6] = [-0.1] * 4
+    story = [9, TAG, 2, 3, 4, 5, TAG]
+    assert copied([2, 3, 4, 5, TAG], story) == 1.0
+    assert copied([8, 7, 8, TAG], story) == 0.0
+    assert copied([2, 3], story) == 0.0
+    assert Candidates(story, [8, TAG], [EOS, TAG]).best(engine, Sampling(), 3) == [8, 7, 8, TAG]  # type: ignore[arg-type]
+    assert Candidates([9, TAG], [8, TAG], [EOS, TAG]).best(engine, Sampling(), 3) == [2, 3, 4, 5, TAG]  # type: ignore[arg-type]
+    assert Candidates(story, [8, TAG], [EOS, TAG]).best(engine, Sampling(), 1) == [2, 3, 4, 5, TAG]  # type: ignore[arg-type]
+
+
+def test_candidates_are_drawn_as_replies_are(bundle: Bundle, engine: Engine) -> None:
+    """The only candidate of a seed is what `generate` gives; all end where a sentence ends, and none has what is banned."""
+    vocabulary = bundle.vocabulary
+    start = [vocabulary.bos_id, vocabulary.tag_ids["en"]]
+    for seed in range(3):
+        sampling = Sampling(max_tokens=40, seed=seed, temperature=1.0)
+        (proposed,) = engine.propose(start, sampling, 1, [vocabulary.eos_id])
+        assert [token for token in proposed if token != vocabulary.eos_id] == list(engine.generate(start, sampling))
+    banned = (vocabulary.bos_id, vocabulary.tag_ids["fr"])
+    ends = [vocabulary.eos_id, vocabulary.tag_ids["en"]]
+    sampling = Sampling(max_tokens=LONGEST, temperature=1.0, banned=banned, seed=5)
+    drawn = engine.propose(start, sampling, 6, ends)
+    assert drawn == engine.propose(start, sampling, 6, ends)
+    assert len(drawn) == 6
+    assert len({tuple(tokens) for tokens in drawn}) > 3
+    for tokens in drawn:
+        assert not {*tokens[:-1]} & {*ends, *banned}
+        assert tokens[-1] in ends or len(tokens) == LONGEST
+        assert len(tokens) > sampling.min_tokens
+
+
+def test_replies_of_chosen_sentences(bundle: Bundle, engine: Engine, prompt: Prompt) -> None:
+    """In the language asked for, the same for a seed, never longer than asked, whole where there is time."""
+    vocabulary = bundle.vocabulary
+    tag = vocabulary.tag_ids["fr"]
+
+    def reply(seed: int, most: int = 120, expected: int | None = None) -> list[int]:
+        sampling = Sampling(temperature=1.0, max_tokens=most, seed=seed)
+        steps = continue_prompt(prompt, "fr", engine, vocabulary, sampling, bundle.context, expected, 3)
+        return [step.token for step in steps]
+
+    replies = [reply(seed) for seed in range(3)]
+    assert replies[0] == reply(0)
+    assert replies[0] != replies[1]
+    for tokens in replies:
+        assert 4 <= len(tokens) <= 120
+        assert not {vocabulary.bos_id, vocabulary.eos_id, vocabulary.tag_ids["en"]} & {*tokens}
+    short = reply(0, 120, 30)
+    first = replies[0].index(tag) + 1 if tag in replies[0] else len(replies[0])
+    assert short[:first] == replies[0][:first]
+    assert len(short) <= max(first, 20) + 1
+    assert len(reply(0, 5)) <= 5
+
+
+def test_sentences_are_chosen_in_turns_and_beyond_the_context(bundle: Bundle, prompt: Prompt) -> None:
+    """Languages take turns; a small context makes the story slide, and nothing else."""
+    sampling = Sampling(temperature=1.0, max_tokens=200, min_tokens=150, seed=2)
+    vocabulary = bundle.vocabulary
+    for context in (64, bundle.context):
+        steps = list(continue_prompt(prompt, ("en", "fr"), bundle.engine, vocabulary, sampling, context, None, 3))
+        spoken = [step.language for step in steps if step.boundary]
+        assert spoken == [("en", "fr")[(number + 1) % 2] for number in range(len(spoken))]
+        assert len(steps) <= 200
+        assert len(spoken) > 1
+
+
+def test_the_bundle_says_how_many(bundle: Bundle, prompt: Prompt) -> None:
+    """One for the shipped bundle, so that its replies stay as they are; settings may ask for others, within bounds."""
+
+    def tokens(candidates: int | None) -> list[int]:
+        asked = ReplySettings(("en",), seed=1, max_seconds=3.0, candidates=candidates)
+        return [unit for chunk in bundle.reply(prompt, asked) for unit in chunk.units.ids.tolist()]
+
+    assert bundle.candidates == 1
+    assert tokens(None) == tokens(1)
+    assert tokens(6) == tokens(6)
+    for wrong in (0, 65):
+        with pytest.raises(TresseError, match="between 1 and 64"):
+            replace(ReplySettings(("en",)), candidates=wrong).check(bundle.languages, bundle.speakers)
