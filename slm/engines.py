@@ -128,7 +128,17 @@ class CTranslate2Engine:
             generator = self._spares.pop()
         except IndexError:
             generator = self._generator()
-        with self._seeding:
+        self._seeding.acquire()
+        drawn = False
+
+        def free(step: object) -> bool:
+            nonlocal drawn
+            if not drawn:
+                drawn = True
+                self._seeding.release()
+            return False
+
+        try:
             self._library.set_random_seed(sampling.seed % 2**31 + 1)
             (result,) = generator.generate_batch(
                 [self.vocabulary.tokens_as_text(tokens)],
@@ -136,8 +146,11 @@ class CTranslate2Engine:
                 end_token=self.vocabulary.tokens_as_text(ends),
                 return_end_token=True,
                 include_prompt_in_result=False,
+                callback=free,
                 **self._drawing(sampling),
             )
+        finally:
+            free(None)
         if not self._spares:
             self._spares.append(self._generator())
         return [list(ids) for ids in result.sequences_ids]

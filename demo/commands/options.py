@@ -32,6 +32,13 @@ MaxSecondsOption = Annotated[float, typer.Option("--max-seconds", help="Longest 
 SpeakerOption = Annotated[
     str | None, typer.Option(help="Voice of the continuation. [default: the bundle's first]", show_default=False)
 ]
+CandidatesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Sentences that are drawn for each one that is said. [default: as many as the bundle asks for]",
+        show_default=False,
+    ),
+]
 RunOption = Annotated[
     Path | None, typer.Option("--out", help="Folder of the run. [default: runs/NAME]", show_default=False)
 ]

@@ -12,6 +12,7 @@ import typer
 from demo.commands.options import (
     AsrOption,
     BundleOption,
+    CandidatesOption,
     DeviceOption,
     MaxSecondsOption,
     SeedOption,
@@ -93,6 +94,7 @@ def continue_command(
     top_p: TopPOption = TOP_P,
     max_seconds: MaxSecondsOption = MAX_SECONDS,
     speaker: SpeakerOption = None,
+    candidates: CandidatesOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
     turn: Annotated[
@@ -114,7 +116,7 @@ def continue_command(
     if to is None or prompt.suffix.lower() == ".zip":
         report = continue_archive(loaded, prompt, out, turn, part)
     else:
-        settings = ReplySettings((to,), seed, temperature, top_p, max_seconds, speaker)
+        settings = ReplySettings((to,), seed, temperature, top_p, max_seconds, speaker, candidates)
         report = continue_file(loaded, prompt, out, settings)
     if not report["prompt_in_domain"]:
         from slm.voice_check import ADVICE
@@ -138,6 +140,7 @@ def record_command(
     top_p: TopPOption = TOP_P,
     max_seconds: MaxSecondsOption = MAX_SECONDS,
     speaker: SpeakerOption = None,
+    candidates: CandidatesOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -147,7 +150,7 @@ def record_command(
         raise TresseError(f"{prompts} is not a folder: give a folder of audio files")
     from demo.record import record_folder
 
-    settings = ReplySettings((), seed, temperature, top_p, max_seconds, speaker)
+    settings = ReplySettings((), seed, temperature, top_p, max_seconds, speaker, candidates)
     done, failed, out_of_domain, others = record_folder(_load(bundle, device), prompts, to, out, settings)
     say(
         f"{out}: {done} continuations"

@@ -123,6 +123,7 @@ def test_noise_without_speech(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["--to", "de"], "speaks en, fr"),
         (["--to", "fr", "--temperature", "-1"], "temperature"),
         (["--to", "fr", "--top-p", "0"], "top-p"),
+        (["--to", "fr", "--candidates", "0"], "candidates"),
         (["--to", "fr", "--max-seconds", "0.1"], "max-seconds"),
         (["--to", "fr", "--speaker", "nobody"], "choose one of"),
         (["--to", "fr", "--bundle", "/nowhere"], "no bundle at /nowhere"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -97,6 +98,18 @@ def test_candidates_are_drawn_as_replies_are(bundle: Bundle, engine: Engine) -> 
         assert not {*tokens[:-1]} & {*ends, *banned}
         assert tokens[-1] in ends or len(tokens) == LONGEST
         assert len(tokens) > sampling.min_tokens
+
+
+def test_candidates_are_the_same_beside_others(bundle: Bundle) -> None:
+    """Drawn at the same time, each with its own seed."""
+    start = [bundle.vocabulary.bos_id, bundle.vocabulary.tag_ids["en"]]
+
+    def draw(seed: int) -> list[list[int]]:
+        return bundle.engine.propose(start, Sampling(max_tokens=30, seed=seed, temperature=1.0), 4, start[1:])
+
+    alone = [draw(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(draw, range(8))) == alone
 
 
 def test_replies_of_chosen_sentences(bundle: Bundle, engine: Engine, prompt: Prompt) -> None:
