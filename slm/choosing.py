@@ -29,7 +29,7 @@ RUN = 3
 @dataclass(frozen=True)
 class Candidates:
     """Where a sentence begins. told: tokens of the story so far with the head of the new sentence; head: `<bos>` and that
-    head, and what there is of the sentence already; ends: tokens that end a sentence, `<eos>` among them."""
+    head, and what there is of the sentence already; ends: tokens that end a sentence, `<eos>` first."""
 
     told: Sequence[int]
     head: Sequence[int]
