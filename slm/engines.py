@@ -11,7 +11,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -89,70 +90,67 @@ class CTranslate2Engine:
             "bundle", device="cpu", compute_type="int8", inter_threads=1, intra_threads=self.threads, files=self._files
         )
 
-    def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
-        """See `Engine`. Each generation has a generator of its own, because CTranslate2 seeds a thread's random numbers
-        when the thread first draws one. Making it takes a few ms: one is kept ready."""
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[tuple[ctranslate2.Generator, Callable[[], None]]]:
+        """A generator that draws by this seed, and what must be called once it has drawn a token.
+
+        Each generation has a generator of its own, because CTranslate2 seeds a thread's random numbers when the thread first
+        draws one. Making it takes a few ms: one is kept ready. The lock is held until the first token is drawn: the seed is
+        global to the process.
+        """
         try:
             generator = self._spares.pop()
         except IndexError:
             generator = self._generator()
-        # The lock is held from seeding to the first drawn token: the seed is global to the process.
         self._seeding.acquire()
-        drawn, ahead = False, threading.Semaphore(AHEAD)
-        try:
-            self._library.set_random_seed(sampling.seed % 2**31 + 1)
-            steps = generator.generate_tokens(
-                self.vocabulary.tokens_as_text(tokens),
-                end_token=self.vocabulary.tokens_as_text([self.vocabulary.eos_id]),
-                callback=lambda step: not ahead.acquire(),
-                **self._drawing(sampling),
-            )
-            for step in steps:
-                if not drawn:
-                    drawn = True
-                    self._seeding.release()
-                if step.token_id == self.vocabulary.eos_id:
-                    return
-                yield step.token_id
-                ahead.release()
-        finally:
-            ahead.release(sampling.max_tokens)
-            if not drawn:
+        locked = True
+
+        def drawn() -> None:
+            nonlocal locked
+            if locked:
+                locked = False
                 self._seeding.release()
+
+        try:
+            self._library.set_random_seed(seed % 2**31 + 1)
+            yield generator, drawn
+        finally:
+            drawn()
             if not self._spares:
                 self._spares.append(self._generator())
 
+    def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
+        """See `Engine`."""
+        ahead = threading.Semaphore(AHEAD)
+        with self._seeded(sampling.seed) as (generator, drawn):
+            try:
+                steps = generator.generate_tokens(
+                    self.vocabulary.tokens_as_text(tokens),
+                    end_token=self.vocabulary.tokens_as_text([self.vocabulary.eos_id]),
+                    callback=lambda step: not ahead.acquire(),
+                    **self._drawing(sampling),
+                )
+                for step in steps:
+                    drawn()
+                    if step.token_id == self.vocabulary.eos_id:
+                        return
+                    yield step.token_id
+                    ahead.release()
+            finally:
+                ahead.release(sampling.max_tokens)
+
     def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
-        """See `Engine`. As in `generate`, the seed is that of a thread that has not drawn yet."""
-        try:
-            generator = self._spares.pop()
-        except IndexError:
-            generator = self._generator()
-        self._seeding.acquire()
-        drawn = False
-
-        def free(step: object) -> bool:
-            nonlocal drawn
-            if not drawn:
-                drawn = True
-                self._seeding.release()
-            return False
-
-        try:
-            self._library.set_random_seed(sampling.seed % 2**31 + 1)
+        """See `Engine`."""
+        with self._seeded(sampling.seed) as (generator, drawn):
             (result,) = generator.generate_batch(
                 [self.vocabulary.tokens_as_text(tokens)],
                 num_hypotheses=count,
                 end_token=self.vocabulary.tokens_as_text(ends),
                 return_end_token=True,
                 include_prompt_in_result=False,
-                callback=free,
+                callback=lambda step: bool(drawn()),  # type: ignore[func-returns-value]
                 **self._drawing(sampling),
             )
-        finally:
-            free(None)
-        if not self._spares:
-            self._spares.append(self._generator())
         return [list(ids) for ids in result.sequences_ids]
 
     def _drawing(self, sampling: Sampling) -> dict[str, Any]:
