@@ -17,6 +17,16 @@ from vocoder import Vocoder, VocoderConfig
 MIMI_CODEBOOK = 32
 
 
+def check_streaming(encoder: UnitEncoder, waveform: np.ndarray, chunks: list[int]) -> None:
+    """Speech in pieces of these sizes, and what is left of it, has the units of the whole."""
+    stream, at, frames = encoder.stream(), 0, []
+    for size in [*chunks, len(waveform)]:
+        frames.append(stream.push(waveform[at : at + size]))
+        at += size
+    frames.append(stream.flush())
+    assert np.array_equal(np.concatenate(frames), encoder.encode(waveform, encoder.sample_rate).frames())
+
+
 def check_fork(encoder: UnitEncoder, said: np.ndarray, other: np.ndarray, cut: int) -> None:
     """A prompt of float32 [n] at 16 kHz that is forked after `cut` samples, where another end, `other`, follows in the fork:
     both give what they would give alone."""

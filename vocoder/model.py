@@ -103,9 +103,7 @@ class Vocoder(nn.Module):
     ) -> Tensor:
         """Everything known about a unit: units and the `units_ahead` that follow the last of them [B, M], speaker,
         language, features of its prosody -> [B, N, C]. remembers: whose features are used, bool (None: all)."""
-        own_BN = ids_BM[:, : language_BN.shape[1]].clamp(max=self.units.num_embeddings - 1)
-        x = self.units(own_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
-        x = self.following(ids_BM, x)
+        x = self.following(self.units, ids_BM) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
         memory = self.context(features_BNC)
         return x + (memory if remembers_B is None else memory * remembers_B[:, None, None])
 

@@ -51,10 +51,11 @@ class Following(nn.Module):
         for table in self.tables:
             nn.init.zeros_(table.weight)  # type: ignore[arg-type]
 
-    def forward(self, ids_BM: Tensor, x_BNC: Tensor) -> Tensor:
-        """Units and those that follow the last of them, M = N + ahead, and what is known of the N units -> the same and
-        what follows, [B, N, C]."""
-        count = x_BNC.shape[1]
+    def forward(self, units: nn.Embedding, ids_BM: Tensor) -> Tensor:
+        """The embedding of units, and units with those that follow the last of them, M = N + ahead -> what is known of
+        the N units, [B, N, C]. Of padding (`codebook_size`) nothing is heard."""
+        count = ids_BM.shape[1] - len(self.tables)
+        x_BNC = units(ids_BM[:, :count].clamp(max=units.num_embeddings - 1))
         for far, table in enumerate(self.tables, 1):
             x_BNC = x_BNC + table(ids_BM[:, far : far + count])
         return x_BNC
@@ -87,11 +88,7 @@ class Prosody(nn.Module):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Units and the `units_ahead` that follow [B, M], speaker [B], language of each unit [B, N] -> features [B, N, C],
         logits [B, N, R], state."""
-        own_BN = ids_BM[:, : language_BN.shape[1]].clamp(
-            max=self.units.num_embeddings - 1
-        )  # of padding nothing is heard
-        x = self.units(own_BN) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
-        x = self.following(ids_BM, x)
+        x = self.following(self.units, ids_BM) + self.speakers(speaker_B)[:, None] + self.languages(language_BN)
         features, state = self.stack(self.dropout(x), state)
         return features, self.out(self.dropout(features)), state
 

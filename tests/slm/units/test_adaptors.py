@@ -21,7 +21,7 @@ from slm.units.hub import locate, save_config
 from slm.units.hubert import HubertFeatures, HubertUnitEncoder
 from slm.units.mimi import MimiUnitEncoder
 from tests.conftest import spoken_beginning
-from tests.tiny_encoders import MIMI_CODEBOOK, check_fork, save_bundle, save_hubert, save_mimi
+from tests.tiny_encoders import MIMI_CODEBOOK, check_fork, check_streaming, save_bundle, save_hubert, save_mimi
 from train.units.hubert_kmeans import train_hubert_units
 
 KINDS = ["mimi-12.5", "mimi-25", "hubert-25", "hubert-50"]
@@ -74,13 +74,7 @@ def test_units_differ_along_speech(encoder: UnitEncoder, speech: np.ndarray) -> 
 def test_streaming_equals_offline(encoder: UnitEncoder, speech: np.ndarray, data: st.DataObject) -> None:
     length = data.draw(st.integers(0, len(speech)))
     chunks = data.draw(st.lists(st.integers(0, 9000), max_size=12))
-    waveform, stream, at = speech[:length], encoder.stream(), 0
-    frames = []
-    for size in [*chunks, length]:
-        frames.append(stream.push(waveform[at : at + size]))
-        at += size
-    frames.append(stream.flush())
-    assert np.array_equal(np.concatenate(frames), encoder.encode(waveform, encoder.sample_rate).frames())
+    check_streaming(encoder, speech[:length], chunks)
 
 
 @settings(max_examples=10, deadline=None)

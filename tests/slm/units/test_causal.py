@@ -21,7 +21,7 @@ from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
 from slm.units.smoothing import Smoothing
 from slm.weights import rounded
 from tests.conftest import spoken_beginning
-from tests.tiny_encoders import check_fork
+from tests.tiny_encoders import check_fork, check_streaming
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,7 @@ def small_attention(**changes: object) -> AttentionUnitEncoder:
 def test_streaming_equals_offline(encoder: UnitEncoder, speech: np.ndarray, data: st.DataObject) -> None:
     length = data.draw(st.integers(1, len(speech)))
     chunks = data.draw(st.lists(st.integers(0, 9000), min_size=1, max_size=30))
-    waveform, stream, at = speech[:length], encoder.stream(), 0
-    frames = []
-    for size in [*chunks, length]:
-        frames.append(stream.push(waveform[at : at + size]))
-        at += size
-    frames.append(stream.flush())
-    assert np.array_equal(np.concatenate(frames), encoder.encode(waveform, encoder.sample_rate).frames())
+    check_streaming(encoder, speech[:length], chunks)
 
 
 @settings(max_examples=6, deadline=None)
