@@ -29,7 +29,7 @@ from slm.settings import ReplySettings
 
 if TYPE_CHECKING:
     from slm.continuation import Prompt
-    from slm.transcribe import Transcriber
+    from slm.transcribe import Recogniser
 
 
 def continue_file(bundle: Bundle, prompt: Path, out: Path, settings: ReplySettings) -> dict[str, Any]:
@@ -73,17 +73,17 @@ def _prompt_fields(prompt: Prompt) -> dict[str, Any]:
 
 def _transcript(bundle: Bundle, audio: np.ndarray, language: str | None) -> str | None:
     """What was said, where the bundle has a recogniser."""
-    transcriber = _transcriber(bundle.path, tuple(bundle.languages))
+    transcriber = _transcriber(bundle)
     return transcriber.transcribe(audio, bundle.sample_rate, language).text if transcriber else None
 
 
 @functools.lru_cache(maxsize=1)
-def _transcriber(path: Path, languages: tuple[str, ...]) -> Transcriber | None:
-    if not (path / "asr" / "model.bin").exists():
-        return None
-    from slm.transcribe import Transcriber
+def _transcriber(bundle: Bundle) -> Recogniser | None:
+    from slm.recognisers import has_recogniser, open_recogniser
 
-    return Transcriber.of_bundle(path, languages)
+    if not has_recogniser(bundle.path):
+        return None
+    return open_recogniser(bundle.path, bundle.languages, encoder=bundle.units)
 
 
 def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = None, part: int = 1) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from slm.errors import TresseError
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
-    from slm.transcribe import Segment, Transcriber
+    from slm.transcribe import Recogniser, Segment
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ COMPLETE_SECONDS = 60.0
 class Transcripts:
     """One recogniser for everybody, and one thread that it works in; without a recogniser there are no transcripts."""
 
-    def __init__(self, transcriber: Transcriber | None = None) -> None:
+    def __init__(self, transcriber: Recogniser | None = None) -> None:
         self._transcriber = transcriber
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="transcripts") if transcriber else None
 
@@ -64,11 +64,11 @@ class Transcripts:
 
         Raises TresseError where the one that was named cannot be loaded.
         """
-        if asr is None and not (Path(bundle.path) / "asr" / "model.bin").exists():
-            return cls()
-        from slm.transcribe import Transcriber
+        from slm.recognisers import has_recogniser, open_recogniser
 
-        return cls(Transcriber.of_bundle(Path(bundle.path), bundle.languages, asr, threads=1))
+        if asr is None and not has_recogniser(bundle.path):
+            return cls()
+        return cls(open_recogniser(bundle.path, bundle.languages, asr, encoder=bundle.units, threads=1))
 
     def stop(self) -> None:
         """Drop what is not written down yet."""
@@ -121,7 +121,7 @@ class LiveTranscript:
 
     def __init__(
         self,
-        transcriber: Transcriber,
+        transcriber: Recogniser,
         thread: ThreadPoolExecutor,
         sample_rate: int,
         report: Report,
@@ -180,9 +180,8 @@ class LiveTranscript:
 
     def _foreign(self) -> str | None:
         """The language of the speech, where the recogniser is sure that it is none of the bundle's."""
-        known = self._transcriber.languages
-        if not self._beginning or set(self._transcriber.model.supported_languages) <= set(known):
+        if not self._beginning:
             return None
         audio = resample(np.concatenate(self._beginning), self._rate, 16000)
-        language, probability, _ = self._transcriber.model.detect_language(audio)
-        return language if language not in known and probability >= SURE else None
+        language, probability = self._transcriber.foreign(audio) or (None, 0.0)
+        return language if language not in self._transcriber.languages and probability >= SURE else None

@@ -1,4 +1,4 @@
-"""Speech to text with faster-whisper: the bundle's own small recogniser, or any other faster-whisper model.
+"""Speech to text: the bundle's own recogniser (`slm.lexicon`, or a small Whisper), or any faster-whisper model.
 
 Transcripts are for people and for measuring: the language model never sees them. Speech is cut at pauses (Silero's
 voice activity detector), every piece is written down in its own language, and pieces are yielded as they are ready.
@@ -8,7 +8,8 @@ Nothing here needs torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import exp
@@ -21,7 +22,7 @@ from faster_whisper.utils import download_model
 
 from slm.audio import resample
 from slm.errors import TresseError
-from slm.recogniser_files import check_folder, check_recogniser
+from slm.recogniser_files import check_recogniser
 from slm.voice_activity import RATE, TRANSCRIPT_PAUSES, speech_pieces
 
 INTERVAL = 0.25
@@ -76,8 +77,49 @@ class _Whisper(WhisperModel):
         return super().encode(np.ascontiguousarray(features[..., : self.feature_extractor.nb_max_frames]))
 
 
-class Transcriber:
-    """A loaded recogniser.
+class Recogniser(ABC):
+    """Writes speech down. languages: the codes it chooses from; longest: s of speech that it takes at once."""
+
+    languages: Collection[str]
+    longest: float
+
+    @abstractmethod
+    def _write_down(self, audio: np.ndarray, pieces: list[tuple[int, int]], language: str | None) -> Iterator[Segment]:
+        """A segment for each piece (first sample, and the one behind the last) of float32 [samples] at RATE."""
+
+    def transcribe(self, waveform: np.ndarray, sample_rate: int, language: str | None = None) -> Transcript:
+        """Write down float32 [samples]; language: None detects it, piece by piece.
+
+        Raises TresseError for a language that it does not know.
+        """
+        return Transcript(tuple(self.segments(waveform, sample_rate, language)))
+
+    def segments(
+        self, waveform: np.ndarray, sample_rate: int, language: str | None = None, batch: int = 8
+    ) -> Iterator[Segment]:
+        """The same, piece by piece as they are ready; `batch` pieces are worked on at once."""
+        audio = resample(np.asarray(waveform, np.float32), sample_rate, RATE)
+        pieces = iter(speech_pieces(audio, self.longest))
+        while some := list(islice(pieces, batch)):
+            yield from self._write_down(audio, some, language)
+
+    def stream(self, sample_rate: int, language: str | None = None) -> TranscriptStream:
+        """A transcript of speech that is still arriving."""
+        return TranscriptStream(self, sample_rate, language)
+
+    def foreign(self, waveform: np.ndarray) -> tuple[str, float] | None:
+        """The language of float32 [samples] at RATE and its probability, where it knows others than it chooses from."""
+        return None
+
+    def _check(self, language: str | None) -> None:
+        if language is not None and language not in self.languages:
+            raise TresseError(
+                f"the recogniser does not know the language {language}: choose one of {', '.join(self.languages)}"
+            )
+
+
+class Transcriber(Recogniser):
+    """A Whisper.
 
     name_or_path: a folder, or a name that faster-whisper knows ("small", a hub id), which it downloads. languages: the
     codes to choose from (None: all that the model knows). threads: 0 leaves them to CTranslate2. beam: hypotheses.
@@ -106,10 +148,12 @@ class Transcriber:
                 f"cannot load the recogniser {name} ({reason[0]}): give a faster-whisper model's folder or name"
             ) from error
         self.beam = beam
+        extractor = self.model.feature_extractor
+        self.longest = extractor.nb_max_frames * extractor.hop_length / extractor.sampling_rate
         tokens = self.model.hf_tokenizer
         self._prompt_end = [tokens.token_to_id("<|notimestamps|>")]
         self._start = tokens.token_to_id("<|startoftranscript|>")
-        self.languages: dict[str, int] = {}
+        self.languages: dict[str, int] = {}  # type: ignore[assignment]
         if self.model.model.is_multilingual:
             self._prompt_end.insert(0, tokens.token_to_id("<|transcribe|>"))
             for language in languages or _known(self.model):
@@ -120,55 +164,9 @@ class Transcriber:
         if not self.languages:
             raise TresseError(f"the recogniser {name} knows none of {', '.join(languages or [])}: choose another")
 
-    @classmethod
-    def of_bundle(
-        cls,
-        bundle: Path,
-        languages: Sequence[str],
-        asr: str | Path | None = None,
-        *,
-        device: str = "cpu",
-        threads: int = 0,
-    ) -> Transcriber:
-        """The recogniser in a bundle's folder, or another one if `asr` names it. Raises TresseError if there is none, or
-        its files cannot be true."""
-        if asr is None and not (bundle / "asr" / "model.bin").exists():
-            raise TresseError(
-                f"the bundle {bundle} has no recogniser: give --asr NAME_OR_PATH of a faster-whisper model"
-            )
-        if asr is None:
-            check_folder(bundle / "asr")
-        return cls(asr or bundle / "asr", languages, device=device, threads=threads)
-
-    @property
-    def longest(self) -> float:
-        """s of speech that the model takes at once."""
-        extractor = self.model.feature_extractor
-        return extractor.nb_max_frames * extractor.hop_length / extractor.sampling_rate
-
-    def transcribe(self, waveform: np.ndarray, sample_rate: int, language: str | None = None) -> Transcript:
-        """Write down float32 [samples]; language: None detects it, piece by piece."""
-        return Transcript(tuple(self.segments(waveform, sample_rate, language)))
-
-    def segments(
-        self, waveform: np.ndarray, sample_rate: int, language: str | None = None, batch: int = 8
-    ) -> Iterator[Segment]:
-        """The same, piece by piece as they are ready; `batch` pieces are worked on at once."""
-        audio = resample(np.asarray(waveform, np.float32), sample_rate, RATE)
-        pieces = iter(speech_pieces(audio, self.longest))
-        while some := list(islice(pieces, batch)):
-            yield from self._write_down(audio, some, language)
-
-    def stream(self, sample_rate: int, language: str | None = None) -> TranscriptStream:
-        """A transcript of speech that is still arriving."""
-        return TranscriptStream(self, sample_rate, language)
-
     def _write_down(self, audio: np.ndarray, pieces: list[tuple[int, int]], language: str | None) -> Iterator[Segment]:
         model = self.model
-        if language is not None and language not in self.languages:
-            raise TresseError(
-                f"the recogniser does not know the language {language}: choose one of {', '.join(self.languages)}"
-            )
+        self._check(language)
         features = [pad_or_trim(model.feature_extractor(audio[start:end], padding=0)) for start, end in pieces]
         heard = model.encode(np.stack(features))
         if language is not None or len(self.languages) == 1:
@@ -187,6 +185,13 @@ class Transcriber:
             text = model.hf_tokenizer.decode(tokens).strip()
             yield Segment(start / RATE, end / RATE, text, name, probability, exp(result.scores[0] / (len(tokens) + 1)))
 
+    def foreign(self, waveform: np.ndarray) -> tuple[str, float] | None:
+        """See `Recogniser.foreign`."""
+        if set(self.model.supported_languages) <= set(self.languages):
+            return None
+        language, probability, _ = self.model.detect_language(waveform)
+        return language, probability
+
     def _choose(self, probabilities: list[tuple[str, float]]) -> tuple[str, float]:
         allowed = {token[2:-2]: value for token, value in probabilities if token[2:-2] in self.languages}
         best = max(allowed, key=lambda name: allowed[name])
@@ -199,7 +204,7 @@ class TranscriptStream:
     A segment is complete when a pause follows it, or when it is as long as the model takes.
     """
 
-    def __init__(self, transcriber: Transcriber, sample_rate: int, language: str | None) -> None:
+    def __init__(self, transcriber: Recogniser, sample_rate: int, language: str | None) -> None:
         self._transcriber, self._rate, self._language = transcriber, sample_rate, language
         self._audio = np.zeros(0, np.float32)
         self._new: list[np.ndarray] = []

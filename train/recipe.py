@@ -19,12 +19,14 @@ from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
 from slm.units.attention import AttentionEncoderConfig
 from slm.units.conv import ConvEncoderConfig
+from train.asr.lexicon import LexiconTraining
 from train.asr.training import ASRTraining
 from train.corpus.manifest import Manifest
 from train.corpus.work import CorpusPreparation
 from train.lm.schedule import STORIES, SLMTraining
 from train.lm.schedule import Stage as Schedule
 from train.stories.held_out import RECIPES, StoriesSettings
+from train.stories.sources import Source
 from train.units.distillation import DistilledUnits
 from train.units.training import UnitTraining
 from train.vocoder.settings import VocoderTraining
@@ -141,10 +143,13 @@ class VocoderSettings:
 
 @dataclass(frozen=True)
 class RecogniserSettings:
-    """The recogniser of the transcripts, and how many sentences a language it learns from."""
+    """The recogniser of the transcripts: a small Whisper, and how many sentences a language it learns from; or, for units
+    that are phones, a lexicon, of what is in `sources` (as in stories; nothing in it: of the recipe's stories)."""
 
     sentences_per_language: int = 3000
     training: ASRTraining = field(default_factory=ASRTraining)
+    lexicon: LexiconTraining | None = None
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from typing import Any
 
 from slm.errors import TresseError
 from slm.model import ModelConfig, unit_model
-from slm.recogniser_files import check_folder, check_recogniser
+from slm.recognisers import check_asr
 from slm.schema import read_info
 from slm.units import UnitVocabulary, load_encoder
 from slm.units.vocabulary import check_names
 from train.ablation import run_ablation
+from train.asr.lexicon import make_lexicon
 from train.corpus.channel import FILE as CHANNEL
 from train.corpus.channel import Channel
 from train.corpus.description import describe_corpus, link_corpus
@@ -80,8 +81,7 @@ def take(recipe: Recipe, part: str, folder: Path) -> bool:
     if source is None:
         return False
     if part == "asr":  # the other parts are loaded, which checks them, and saved anew
-        check_folder(source)
-        check_recogniser(source)
+        check_asr(source)
     described = part == "units" and (source.parent / "bundle.json").exists()
     metrics = read_info(source.parent).get("metrics", {}) if described else {}
     shutil.rmtree(folder, ignore_errors=True)
@@ -304,12 +304,23 @@ def _began_as(recipe: Recipe) -> dict[str, Any]:
 
 
 def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
-    """Take the recogniser or train it, and put it into the bundle."""
-    if not take(recipe, "asr", out / "asr" / "asr"):
+    """Take the recogniser, or make or train it, and put it into the bundle."""
+    settings = recipe.asr
+    if take(recipe, "asr", out / "asr" / "asr"):
+        pass
+    elif settings is not None and settings.lexicon is not None:
+        told = out / "stories"
+        if settings.sources:
+            told = out / "asr" / "texts"
+            write_mixture(
+                replace(recipe.stories, sources=settings.sources, validation=0), recipe.languages, recipe.seed, told
+            )
+        stories, readers = read_stories(told / "train.jsonl"), Voices.named(recipe.voices).languages
+        make_lexicon(settings.lexicon, stories, recipe.languages, readers, out / "units", out / "asr" / "asr")
+    else:
         from train.asr.training import train_asr
 
-        assert recipe.asr is not None
-        settings = recipe.asr
+        assert settings is not None
         sentences = _distinct(out, "train", recipe.languages, settings.sentences_per_language)
         train_asr(
             settings.training, sentences, Voices.named(recipe.voices), out / "asr", workers, bundle=out / "bundle"

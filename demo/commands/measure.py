@@ -25,7 +25,7 @@ from slm.errors import TresseError, complain, say
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
-    from slm.transcribe import Transcriber
+    from slm.transcribe import Recogniser
 
 OutOption = Annotated[Path, typer.Option("--out", help="Folder of the report.", show_default=False)]
 CompareOption = Annotated[
@@ -159,12 +159,12 @@ def continuation_command(
     """What the model says: language, intelligibility, coherence, repetition and diversity of its continuations."""
     no_telemetry()
     from slm.bundle import Bundle
-    from slm.transcribe import Transcriber
+    from slm.recognisers import open_recogniser
     from train.evaluate.continuation import evaluate_continuation
     from train.evaluate.continuation_report import markdown_table
 
     measured = Bundle.load(bundle, device)
-    recogniser = Transcriber.of_bundle(measured.path, measured.languages, asr)
+    recogniser = open_recogniser(measured.path, measured.languages, asr, encoder=measured.units)
     say(markdown_table(evaluate_continuation(measured, recogniser, out=out, prompts=count, max_seconds=max_seconds)))
 
 
@@ -318,12 +318,12 @@ def units_command(
     say(summary_table(report_units(encoder, languages, out, count=count)))
 
 
-def _recogniser(bundle: Bundle, asr: str | None) -> tuple[Transcriber | None, str]:
+def _recogniser(bundle: Bundle, asr: str | None) -> tuple[Recogniser | None, str]:
     """The recogniser asked for, or the bundle's; where the bundle has none, None and why."""
-    from slm.transcribe import Transcriber
+    from slm.recognisers import open_recogniser
 
     try:
-        return Transcriber.of_bundle(bundle.path, bundle.languages, asr), ""
+        return open_recogniser(bundle.path, bundle.languages, asr, encoder=bundle.units), ""
     except TresseError as error:
         if asr:
             raise

@@ -146,6 +146,25 @@ class CausalUnitEncoder:
         return units.cpu().numpy(), leads.cpu().numpy()
 
     @torch.inference_mode()
+    def log_probabilities(self, waveform: np.ndarray) -> np.ndarray:
+        """float32 [samples] at 16 kHz -> log probabilities of the units in every frame, in float32: [T, codebook size]."""
+        frames = -(-len(waveform) // FRAME)
+        if frames == 0:
+            return np.zeros((0, self.codebook_size), np.float32)
+        network = self.single()
+        after = (frames + network.look_ahead) * FRAME - len(waveform)
+        samples = torch.from_numpy(np.pad(np.asarray(waveform, np.float32), (WINDOW - HOP, after)))[None].to(
+            self.device
+        )
+        logits, _ = network(network.mel.log(network.mel.power(samples)))
+        return logits[0].log_softmax(-1).cpu().numpy()
+
+    def smoothed(self, log_probabilities_TK: np.ndarray) -> np.ndarray:
+        """Log probabilities of the units [T, K] -> the unit of every frame, int64 [T], in runs (`slm.units.smoothing`)."""
+        logits = torch.from_numpy(log_probabilities_TK)[None]
+        return Smoothing(self.config.switch_cost).push(logits)[0][0].numpy()
+
+    @torch.inference_mode()
     def features(self, waveform: np.ndarray) -> np.ndarray:
         """float32 [samples] at 16 kHz -> what the units are decided on: float32 [T, width], a row a frame."""
         frames = -(-len(waveform) // FRAME)

@@ -17,7 +17,7 @@ from slm import transcribe
 from slm.bundle import SHIPPED
 from slm.errors import TresseError
 from slm.recogniser_files import check_folder, check_recogniser
-from slm.transcribe import Transcriber
+from slm.recognisers import open_recogniser
 
 JSON = ("config.json", "tokenizer.json", "preprocessor_config.json", "vocabulary.json")
 ROWS = 510
@@ -38,7 +38,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(bundle: Path) -> str:
     """The one line that such a bundle's recogniser is refused with, before it is opened."""
     with pytest.raises(TresseError) as caught:
-        Transcriber.of_bundle(bundle, ["en", "fr"])
+        open_recogniser(bundle, ["en", "fr"])
     assert str(caught.value).isprintable()
     assert str(bundle) in str(caught.value)
     return str(caught.value)
@@ -51,7 +51,7 @@ def change(path: Path, edit: Callable[[Any], Any]) -> None:
 
 def test_a_sound_one_is_opened(bundle: Path) -> None:
     with pytest.raises(TresseError, match="it was opened"):
-        Transcriber.of_bundle(bundle, ["en", "fr"])
+        open_recogniser(bundle, ["en", "fr"])
     (bundle / "asr" / "README.md").write_text("a Whisper")
     check_folder(bundle / "asr")
 
@@ -215,7 +215,7 @@ def test_broken_recognisers_are_one_line_or_work(tmp_path: Path) -> None:
         path.write_bytes(data)
         problem = ""
         try:
-            Transcriber.of_bundle(folder.parent, ["en", "fr"], threads=1)
+            open_recogniser(folder.parent, ["en", "fr"], threads=1)
         except TresseError as error:
             problem = str(error)
         assert problem.isprintable()

@@ -11,8 +11,8 @@ import pytest
 from slm.bundle import SHIPPED, Bundle
 from slm.errors import TresseError
 from slm.model import BUNDLES
+from slm.recognisers import open_recogniser
 from slm.settings import ReplySettings
-from slm.transcribe import Transcriber
 from train.evaluate.cloze.evaluation import evaluate_cloze
 from train.evaluate.cloze.protocol import HEADLINE, value_of
 from train.evaluate.cloze.results import read_scores
@@ -100,7 +100,7 @@ def test_every_shipped_bundle_goes_on_by_its_name(name: str) -> None:
 
 def test_its_ears_hear_what_the_readme_says(bundle: Bundle) -> None:
     stated = bundle.info["metrics"]["recogniser"]
-    ears = Transcriber.of_bundle(SHIPPED, bundle.languages)
+    ears = open_recogniser(SHIPPED, bundle.languages)
     sentences = held_out_sentences(bundle.info, bundle.languages, 8)
     found = evaluate_recogniser(ears, sentences, Voices.load())
     for group, rates in stated["word_error"].items():
@@ -118,14 +118,14 @@ def test_a_continuation_is_in_the_language_asked_for(bundle: Bundle, told: str, 
     chunks = list(bundle.continue_speech(waveform, rate, to=asked, seed=1, max_seconds=8.0))
     audio = np.concatenate([chunk.audio for chunk in chunks])
     assert len(audio) > 2 * SAMPLE_RATE
-    heard = Transcriber.of_bundle(SHIPPED, bundle.languages).transcribe(audio, bundle.sample_rate)
+    heard = open_recogniser(SHIPPED, bundle.languages).transcribe(audio, bundle.sample_rate)
     assert heard.language == asked
     assert len(heard.text.split()) > 4
 
 
 def test_what_it_cannot_make_out_it_does_not_imitate(bundle: Bundle) -> None:
     """Sentences of another world: told to go on from them all the same, it speaks less clearly than of itself."""
-    panel, ears = Voices.load(), Transcriber.of_bundle(SHIPPED, bundle.languages)
+    panel, ears = Voices.load(), open_recogniser(SHIPPED, bundle.languages)
     own, imitated = [], []
     for number, text in enumerate(STRANGE):
         prompt = bundle.prompt(speak(text, "en", panel.speaker("zoe"), panel), SAMPLE_RATE)

@@ -12,7 +12,7 @@ import yaml
 
 from demo.benchmark import Benchmark
 from slm.bundle import Bundle
-from slm.transcribe import Transcriber
+from slm.recognisers import open_recogniser
 from tests.train.asr.tiny import PLAIN
 from train.recipe import Recipe
 from train.speech.voices import SAMPLE_RATE, VOICES, Voices, speak
@@ -103,7 +103,7 @@ def test_it_talks_from_and_into_spanish(talking: Bundle, said: str, to: str) -> 
 def test_its_examples_recogniser_and_items_are_in_all_three(out: Path, talking: Bundle) -> None:
     examples = json.loads((out / "bundle" / "examples" / "examples.json").read_text(encoding="utf-8"))
     assert [example["language"] for example in examples] == ["en", "es", "fr"]
-    assert set(Transcriber.of_bundle(talking.path, talking.languages).languages) == {"en", "fr", "es"}
+    assert set(open_recogniser(talking.path, talking.languages).languages) == {"en", "fr", "es"}
     cells = talking.info["metrics"]["cloze"]["unseen_voices"]["cells"]
     assert set(cells) == {f"{said}>{to}" for said in ("en", "fr", "es") for to in ("en", "fr", "es")}
     assert {cell[kind]["n"] for cell in cells.values() for kind in ("story", "topic")} == {2}

@@ -10,11 +10,16 @@ through each sentence gives new times; a few rounds of both. 14 rounds over 47 m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
+from slm.audio import resample
+from train.speech.pitch import pitch_contours
+from train.speech.pool import Clip
 from train.speech.time_warping import mfcc
+from train.speech.voices import SAMPLE_RATE
 
 RATE = 50.0
 """Frames a second."""
@@ -48,6 +53,30 @@ def features_of(waveform: np.ndarray, f0: np.ndarray) -> np.ndarray:
     slopes = np.gradient(cepstra, axis=0) if frames > 1 else np.zeros_like(cepstra)
     extra = np.stack([loudness, np.gradient(loudness) if frames > 1 else loudness * 0, pairs.mean(1)], 1)
     return np.concatenate([cepstra, slopes, extra], 1).astype(np.float32)
+
+
+def realigned_clips(clips: Sequence[Clip], folder: Path) -> list[Clip]:
+    """The clips of a pool, those whose phones are known aligned anew, each language by itself. folder: of the pool.
+
+    Raises TresseError where a clip cannot be read.
+    """
+    made = list(clips)
+    for language in sorted({clip.language for clip in clips}):
+        own = [index for index, clip in enumerate(clips) if clip.language == language and clip.phones]
+        sentences: list[Alignment] = []
+        for first in range(0, len(own), 64):
+            some = [clips[index] for index in own[first : first + 64]]
+            waveforms = [resample(clip.read(folder), clip.sample_rate, SAMPLE_RATE) for clip in some]
+            contours = pitch_contours(waveforms, SAMPLE_RATE, SAMPLE_RATE // 100)
+            for clip, waveform, f0 in zip(some, waveforms, contours, strict=True):
+                names, starts, _ = zip(*(clip.phones or []), strict=True)
+                frames = np.round(np.array(starts) * RATE).astype(np.int64)
+                sentences.append(Alignment(names, frames, features_of(waveform, f0)))
+        for index, starts_N, sentence in zip(own, realign(sentences), sentences, strict=True):
+            edges = np.append(starts_N / RATE, clips[index].samples / clips[index].sample_rate).tolist()
+            phones = [(name, edges[n], edges[n + 1]) for n, name in enumerate(sentence.phones)]
+            made[index] = replace(clips[index], phones=phones)
+    return made
 
 
 def realign(sentences: Sequence[Alignment], rounds: int = ROUNDS) -> list[np.ndarray]:

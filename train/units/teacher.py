@@ -1,8 +1,9 @@
 """The teacher of phone-supervised units: Whisper's encoder, and a small network on top that names phones.
 
 Whisper was trained on people of all kinds, so its last layer says what is said and little of who says it. A bidirectional
-GRU on it learns phones from speech whose phone times are known: Kokoro's own. It then names any speech, recordings of
-people included, and `train.units.distillation` teaches a small causal network to do the same as the sound arrives.
+GRU on it learns phones from speech whose phone times are known: Kokoro's own, aligned anew with what is heard
+(`train.speech.realignment`). It then names any speech, recordings of people included, and `train.units.distillation`
+teaches a small causal network to do the same as the sound arrives.
 
 Whisper runs in faster-whisper (int8, about 25 times real time on one core); several clips share one window of 30 s. The
 head trains at about 4 steps a second on one core.
@@ -27,6 +28,7 @@ from slm.errors import TresseError
 from train.speech.kokoro import KokoroSpeaker
 from train.speech.phones import SILENCE, Phone, frame_labels
 from train.speech.pool import Clip
+from train.speech.realignment import realigned_clips
 from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
 from train.units.fitting import fit
@@ -161,6 +163,7 @@ def train_teacher(
         )
     share = min(1.0, training.hours * 3600 / max(1.0, sum(clip.samples / clip.sample_rate for clip in timed)))
     timed = timed[:: max(1, round(1 / share))]
+    timed = realigned_clips(timed, pool)
     phones = inventory(timed)
     extract = WhisperFeatures(whisper)
     features, labels = _features(extract, timed, pool, phones, folder / "features")

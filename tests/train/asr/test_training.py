@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slm.errors import TresseError
+from slm.recognisers import open_recogniser
 from slm.transcribe import RATE, Segment, Transcriber, Transcript
 from slm.voice_activity import speech_pieces
 from tests.train.asr.tiny import (
@@ -132,9 +133,9 @@ def test_no_such_recogniser(tmp_path: Path) -> None:
 
 def test_the_bundles_recogniser_or_another(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TresseError, match="--asr"):
-        Transcriber.of_bundle(tmp_path, ["en", "fr"])
+        open_recogniser(tmp_path, ["en", "fr"])
     for bundle, asr in ((folder.parent, None), (tmp_path, folder)):
-        transcriber = Transcriber.of_bundle(bundle, ["fr"], asr, threads=1)
+        transcriber = open_recogniser(bundle, ["fr"], asr, threads=1)
         assert list(transcriber.languages) == ["fr"]
         assert transcriber.longest == 8.0
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.speech.realignment import REACH, Alignment, features_of, realign
+from tests.train.units.speech_of_tones import write_clips
+from train.speech.realignment import REACH, Alignment, features_of, realign, realigned_clips
 
 SOUNDS = "abcd"
 
@@ -68,3 +73,30 @@ def test_features_have_a_row_for_every_frame_of_a_unit() -> None:
     assert features.shape == (51, 29)
     assert features[:50, -1].tolist() == [1.0] * 50
     assert np.isfinite(features).all()
+
+
+def test_clips_of_a_pool_get_the_times_at_which_they_sound(tmp_path: Path) -> None:
+    true = write_clips(tmp_path, 24)
+    late = [
+        replace(
+            clip,
+            phones=[(name, start + 0.06 * (start > 0), min(2.0, end + 0.06)) for name, start, end in clip.phones or []],
+        )
+        for clip in true
+    ]
+    untimed = replace(true[0], phones=None)
+    *mended, same = realigned_clips([*late, untimed], tmp_path)
+    assert same == untimed
+    kept = [  # equal neighbours have no boundary that could be heard
+        (a[1], b[1], c[1])
+        for clip, before, after in zip(true, late, mended, strict=True)
+        for number, (a, b, c) in enumerate(zip(clip.phones or [], before.phones or [], after.phones or [], strict=True))
+        if number and a[0] != (clip.phones or [])[number - 1][0]
+    ]
+    truth, before, after = np.array(kept).T
+    assert np.abs(before - truth).mean() > 0.05
+    assert np.abs(after - truth).mean() < 0.025  # a frame has 0.02 s
+    for clip in mended:
+        edges = [start for _, start, _ in clip.phones or []] + [2.0]
+        assert edges[0] == 0.0
+        assert all(later > sooner for sooner, later in pairwise(edges))
