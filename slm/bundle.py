@@ -19,6 +19,7 @@ import numpy as np
 from slm.continuation import (
     Prompt,
     Sentence,
+    Time,
     continue_prompt,
     ending,
     expected_tokens,
@@ -34,7 +35,7 @@ from slm.prompt_stream import PromptStream
 from slm.scheduling import Scheduler
 from slm.schema import read_examples, read_info, read_model_config
 from slm.settings import ReplySettings
-from slm.speaking import Chunk, ReplySpeaker
+from slm.speaking import SENTENCE_PAUSE, Chunk, ReplySpeaker
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.units.hub import is_path
 from slm.voice_activity import RATE, speech_segments
@@ -43,7 +44,7 @@ from vocoder import Vocoder
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SHIPPED = BUNDLES / "braid"
+SHIPPED = BUNDLES / "natural"
 LEAST_CONTEXT = 32
 """Tokens of the shortest context that a bundle can talk with."""
 
@@ -209,6 +210,12 @@ class Bundle:
             self.sample_rate, self.units.frame_rate, self.silence, collapses(self.units), self._scheduler
         )
         expected = self._reply_tokens(prompt.story, settings.max_seconds)[1]
+
+        def lasts(ids: np.ndarray, language: str) -> float:
+            if not collapses(self.units):
+                return len(ids) / self.units.frame_rate
+            return self.vocoder.seconds(ids, settings.speaker, language)
+
         steps = continue_prompt(
             prompt,
             settings.languages,
@@ -218,6 +225,7 @@ class Bundle:
             self.context,
             expected,
             self.candidates if settings.candidates is None else settings.candidates,
+            Time(settings.max_seconds, lasts, SENTENCE_PAUSE),
         )
         voice = self.vocoder.stream(settings.speaker)
         return speaker.speak(steps, voice, prompt, settings.max_seconds, started)

@@ -11,7 +11,7 @@ makes a sentence likelier than itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,14 +39,20 @@ class Candidates:
         """Of the sentence behind this one, whose end is the head of the next."""
         return Candidates([*self.told, *sentence], [*self.head[:1], *sentence[-1:]], self.ends)
 
-    def best(self, engine: Engine, sampling: Sampling, count: int) -> list[int]:
-        """The best of `count` sentences, its end included. Sampling's `max_tokens` holds; one that they cut off is chosen
-        only where all are. `min_tokens` holds up to SHORTEST."""
+    def best(
+        self, engine: Engine, sampling: Sampling, count: int, fits: Callable[[Sequence[int]], bool] = lambda _: True
+    ) -> list[int]:
+        """The best of `count` sentences, its end included; of those that fit, and none where none does.
+
+        Sampling's `max_tokens` holds; one that they cut off is chosen only where all are. `min_tokens` holds up to SHORTEST.
+        """
         sampling = replace(
             sampling, max_tokens=min(sampling.max_tokens, LONGEST), min_tokens=min(sampling.min_tokens, SHORTEST)
         )
         drawn = engine.propose(self.told, sampling, count, self.ends)
-        different = list({tuple(tokens): tokens for tokens in drawn if tokens}.values())
+        different = [
+            tokens for tokens in {tuple(tokens): tokens for tokens in drawn if tokens}.values() if fits(tokens)
+        ]
         whole = [tokens for tokens in different if tokens[-1] in self.ends] or different
         fresh = [tokens for tokens in whole if copied(tokens, self.told) < COPIED] or whole
         if len(fresh) <= 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -192,6 +192,7 @@ def continue_prompt(
     context: int,
     expected: int | None = None,
     candidates: int = 1,
+    time: Time | None = None,
 ) -> Iterator[Step]:
     """Sample the continuation of a prompt token by token, until the story ends.
 
@@ -199,8 +200,8 @@ def continue_prompt(
     of languages whose turn it is not are banned. context: tokens of story and reply together that the model can look
     back on. expected: tokens of the reply for which the story makes room; `sampling.max_tokens` by default. A reply that
     needs more goes on while the oldest sentences give way. candidates: sentences that are drawn side by side, of which the
-    best is said (`slm.choosing`); a further one is said only where it is expected to end in time. Raises TresseError for a
-    language that the model does not have, and for several where it has no language tags.
+    best is said (`slm.choosing`). time: of these, only sentences that end in it are said, the first one excepted. Raises
+    TresseError for a language that the model does not have, and for several where it has no language tags.
     """
     languages = [to] if isinstance(to, str) else list(to)
     check_languages(languages, vocabulary.languages, vocabulary.tags)
@@ -228,8 +229,8 @@ def continue_prompt(
             drawing = engine.generate(tuple(tokens), turn)
         else:
             begun, ends = [vocabulary.bos_id, *own], (vocabulary.eos_id, *vocabulary.tag_ids.values())
-            room = math.ceil(expected / SPARE) - done
-            drawing = _chosen(engine, Candidates(tokens, begun, ends), turn, candidates, room, said=number > 0)
+            clock = None if time is None else _Clock(time, vocabulary, language)
+            drawing = _chosen(engine, Candidates(tokens, begun, ends), turn, candidates, clock, said=number > 0)
         with contextlib.closing(cast(Generator, drawing)) as drawn:
             for token in drawn:
                 done += 1
@@ -247,12 +248,43 @@ def continue_prompt(
                     return
 
 
+@dataclass
+class Time:
+    """What a reply has time for. seconds: that are left; lasts: s of units int64 [N] in a language; pause: s between two
+    sentences."""
+
+    seconds: float
+    lasts: Callable[[np.ndarray, str], float]
+    pause: float
+
+
+@dataclass
+class _Clock:
+    """The time of a reply, and the language of its sentences."""
+
+    time: Time
+    vocabulary: UnitVocabulary
+    language: str
+
+    def _lasts(self, sentence: Sequence[int]) -> float:
+        ids = [self.vocabulary.token_units(token) for token in sentence]
+        return self.time.lasts(np.array([unit for units in ids for unit in units], np.int64), self.language)
+
+    def fits(self, sentence: Sequence[int]) -> bool:
+        """Whether a sentence ends in time."""
+        return self._lasts(sentence) <= self.time.seconds
+
+    def say(self, sentence: Sequence[int]) -> None:
+        """There is less time behind a sentence."""
+        self.time.seconds -= self._lasts(sentence) + self.time.pause
+
+
 def _chosen(
-    engine: Engine, candidates: Candidates, sampling: Sampling, count: int, room: int, *, said: bool
+    engine: Engine, candidates: Candidates, sampling: Sampling, count: int, clock: _Clock | None, *, said: bool
 ) -> Generator[int]:
     """The tokens of the sentence that is chosen of `count`, and of further ones, up to `<eos>` or `sampling.max_tokens`.
 
-    room: tokens that there is time for; a sentence that needs more ends the reply, unless nothing is `said` yet.
+    Where no sentence ends in time the reply does, unless nothing is `said` yet.
     """
     eos, most = candidates.ends[0], sampling.max_tokens
     done = 0
@@ -260,9 +292,13 @@ def _chosen(
         more = sampling.min_tokens - done
         banned = (*sampling.banned, eos) if more > SHORTEST else sampling.banned
         turn = replace(sampling, seed=sampling.seed + 7919 * done, max_tokens=most - done, banned=banned)
-        sentence = candidates.best(engine, turn, count)
-        if not sentence or (said and done + len(sentence) > room):
+        sentence = candidates.best(engine, turn, count, clock.fits if clock else lambda _: True)
+        if not sentence and not said:
+            sentence = candidates.best(engine, turn, count)
+        if not sentence:
             return
+        if clock:
+            clock.say(sentence)
         said = True
         yield from (token for token in sentence if token != eos)
         if sentence[-1] not in candidates.ends[1:]:

@@ -85,9 +85,9 @@ class LexiconRecogniser(Recogniser):
         if any(
             number >= units
             for name in self.languages
-            for ways in tables[name][1].values()
-            for way in ways
-            for number in way
+            for pronounced in tables[name][1].values()
+            for spelling in pronounced
+            for number in spelling
         ):
             raise TresseError(f"the recogniser in {folder} spells with other units: restore the bundle's files")
         with _quiet:
@@ -172,10 +172,10 @@ class _Decoder:
         scores = {word: self.model.score(start, number)[1] for word, number in numbers.items()}
         alike: Counter[tuple[int, ...]] = Counter()
         for word in sorted(spellings, key=lambda word: -scores[word]):
-            for way in map(tuple, spellings[word]):
-                alike[way] += 1
-                if alike[way] <= HOMOPHONES:
-                    trie.insert(list(way), numbers[word], scores[word])
+            for spelling in map(tuple, spellings[word]):
+                alike[spelling] += 1
+                if alike[spelling] <= HOMOPHONES:
+                    trie.insert(list(spelling), numbers[word], scores[word])
         trie.smear(flashlight.SmearingMode.MAX)
         options = flashlight.LexiconDecoderOptions(
             beam_size=config.beam,
@@ -222,7 +222,7 @@ def _read(folder: Path) -> tuple[LexiconConfig, dict[str, tuple[NGrams, Spelling
         if (
             not spellings
             or not spellings.keys() <= set(ngrams.words[3:])
-            or not all(way for ways in spellings.values() for way in ways)
+            or not all(spelling for pronounced in spellings.values() for spelling in pronounced)
         ):
             raise TresseError(f"the dictionary {path} cannot be: restore the recogniser's files")
         tables[name] = (ngrams, spellings)

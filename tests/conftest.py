@@ -15,6 +15,7 @@ import pytest
 
 from slm.audio import write_wav
 from slm.bundle import Bundle
+from tests.bundles import BRAID
 from train.speech.voices import SAMPLE_RATE, Voices, speak
 
 BEGINNINGS = {
@@ -50,8 +51,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def bundle() -> Bundle:
-    """The shipped bundle on the CPU."""
-    return Bundle.load(device="cpu")
+    """The bundle `braid` on the CPU."""
+    return Bundle.load(BRAID, device="cpu")
 
 
 @pytest.fixture(scope="session")

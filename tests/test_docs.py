@@ -26,7 +26,8 @@ import yaml
 
 from demo.cli import main
 from slm.audio import read_audio, write_wav
-from slm.bundle import SHIPPED, Bundle
+from slm.bundle import Bundle
+from tests.bundles import BRAID
 from train.recipe import Recipe, parse
 from train.stories.cloze_items import make_items, write_items
 
@@ -125,30 +126,38 @@ RUNS = {
     "tresse recipe paper-360m --dry-run --processes 64": Run(
         "--set 'model={hidden_size: 64, layers: 2, heads: 2, intermediate_size: 64}'"
     ),
-    "tresse eval all --out results/": Run("--quick --only alignment", "results/report.html results/results.json"),
-    "tresse eval cloze --out results/": Run("--items few.jsonl", "results/cloze.md"),
-    "tresse eval cloze --items unseen --count 500 --out results/unseen/": Run("--count 1", "results/unseen/cloze.md"),
-    "tresse eval cloze --items written --out results/written/": Run("--count 1", "results/written/cloze.md"),
+    "tresse eval all --out results/": Run(
+        "--bundle braid --quick --only alignment", "results/report.html results/results.json"
+    ),
+    "tresse eval cloze --out results/": Run("--bundle braid --items few.jsonl", "results/cloze.md"),
+    "tresse eval cloze --items unseen --count 500 --out results/unseen/": Run(
+        "--bundle braid --count 1", "results/unseen/cloze.md"
+    ),
+    "tresse eval cloze --items written --out results/written/": Run(
+        "--bundle braid --count 1", "results/written/cloze.md"
+    ),
     "tresse eval cloze --items items.jsonl --voice en=zoe --voice fr=zoe --out results/mine/": Run(
-        "", "results/mine/scores.jsonl"
+        "--bundle braid", "results/mine/scores.jsonl"
     ),
     "tresse eval cloze --compare runs/mine/bundle --out results/cloze/": Run(
-        "--items few.jsonl --voice en=zoe", "results/cloze/compare.md"
+        "--bundle braid --items few.jsonl --voice en=zoe", "results/cloze/compare.md"
     ),
-    "tresse eval pairs --out results/pairs/": Run("--items pairs.jsonl", "results/pairs/pairs.md"),
-    "tresse eval pairs --items pairs.jsonl --language en --out results/pairs/": Run("", "results/pairs/results.json"),
-    "tresse eval alignment --out results/alignment/": Run("--count 4", "results/alignment/layers.png"),
-    "tresse eval units --out results/units/": Run("--count 2", "results/units/units.md"),
+    "tresse eval pairs --out results/pairs/": Run("--bundle braid --items pairs.jsonl", "results/pairs/pairs.md"),
+    "tresse eval pairs --items pairs.jsonl --language en --out results/pairs/": Run(
+        "--bundle braid", "results/pairs/results.json"
+    ),
+    "tresse eval alignment --out results/alignment/": Run("--bundle braid --count 4", "results/alignment/layers.png"),
+    "tresse eval units --out results/units/": Run("--bundle braid --count 2", "results/units/units.md"),
     "tresse eval resynthesis --out results/resynthesis/ --judge small": Run(
-        "--count 1 --judge slm/bundles/braid/asr", "results/resynthesis/resynthesis.md"
+        "--bundle braid --count 1 --judge slm/bundles/braid/asr", "results/resynthesis/resynthesis.md"
     ),
     "tresse eval voices recordings/ --judge small --out results/voices/": Run(
-        "--judge slm/bundles/braid/asr", "results/voices/voices.md"
+        "--bundle braid --judge slm/bundles/braid/asr", "results/voices/voices.md"
     ),
     "tresse eval continuation --out results/continuation/": Run(
-        "--count 1 --max-seconds 1", "results/continuation/continuation.md"
+        "--bundle braid --count 1 --max-seconds 1", "results/continuation/continuation.md"
     ),
-    "tresse bench cloze": Run("--count 2"),
+    "tresse bench cloze": Run("--bundle braid --count 2"),
     "tresse bench continue": Run("--prompts 1"),
     "tresse bench turns recordings/": Run("--count 1 --stories 1"),
     "tresse bench serve": Run("--most 1 --seconds 1"),
@@ -181,7 +190,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from demo.conversation import Conversation, Settings, Speaking, Turn
 
     folder = tmp_path_factory.mktemp("desk")
-    bundle = Bundle.load()
+    bundle = Bundle.load(BRAID)
     waveform, rate = read_audio(bundle.examples[0].path)
     for name in ("story.wav", "folder/one.wav", "recordings/anna.wav", "more.wav", "right.wav"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -202,7 +211,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name, content in FILE.findall(read(page)):
             (folder / name).write_text(content, encoding="utf-8")
     (folder / "runs" / "mine").mkdir(parents=True)
-    (folder / "runs" / "mine" / "bundle").symlink_to(SHIPPED)
+    (folder / "runs" / "mine" / "bundle").symlink_to(BRAID)
     (folder / "slm").symlink_to(ROOT / "slm")
     (folder / "train").symlink_to(ROOT / "train")
     return folder
@@ -299,7 +308,7 @@ def server(place: Path) -> Iterator[str]:
     """The address of a page that is served."""
     from demo.app import start
 
-    page, url = start(Bundle.load(), "127.0.0.1", 0)
+    page, url = start(Bundle.load(BRAID), "127.0.0.1", 0)
     yield url
     page.close()
 

@@ -18,10 +18,9 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from slm.errors import TresseError
-from slm.model import ModelConfig, unit_model
+from slm.model import ModelConfig
 from slm.recognisers import check_asr
 from slm.schema import read_info
 from slm.units import UnitVocabulary, load_encoder
@@ -35,7 +34,7 @@ from train.corpus.preparation import prepare_corpus
 from train.corpus.shards import read_units
 from train.lm.schedule import STORIES, SLMTraining
 from train.publish.examples import write_examples
-from train.publish.provenance import commit, stage_seconds
+from train.publish.provenance import began_as, commit, stage_seconds
 from train.recipe import Recipe, find_part
 from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices
@@ -253,7 +252,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     corpus = describe_corpus(out / "corpus")
     further = {name: describe_corpus(out / "corpora" / name) for name in recipe.corpora}
     measured = out / "units" / "metrics.json"
-    before = _began_as(recipe)
+    before = began_as(recipe.model.warm_start)
     telling = () if recipe.corpus.unspoken else recipe.corpus.speakers or panel.training
     voices = [*telling, *before.get("voices", [])]
     info = {
@@ -289,18 +288,6 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     write_json(made / "bundle.json", info)
     shutil.rmtree(out / "bundle", ignore_errors=True)
     made.rename(out / "bundle")
-
-
-def _began_as(recipe: Recipe) -> dict[str, Any]:
-    """What the language model was before this training: a bundle and its provenance, or a text LM; {} for nothing."""
-    source = recipe.model.warm_start
-    if source is None:
-        return {}
-    folder = unit_model(source)
-    if folder is None or not (folder.parent / "bundle.json").exists():
-        return {"model": Path(source).name if Path(source).exists() else source}
-    info = read_info(folder.parent)
-    return {"bundle": info.get("name"), **info.get("provenance", {})}
 
 
 def make_asr(recipe: Recipe, out: Path, workers: int) -> None:

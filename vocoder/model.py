@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from vocoder.causal import CausalStack, LookaheadConv
 from vocoder.config import VocoderConfig
 from vocoder.istft import StreamingISTFTHead
-from vocoder.prosody import MIDDLE, Following, Prosody
-from vocoder.streaming import VocoderStream
+from vocoder.prosody import MIDDLE, Following, Prosody, run_lengths
+from vocoder.streaming import VocoderStream, index_of
 
 PLACES = 32
 """Head frames from the start, and to the end, of a run that are told apart."""
@@ -149,6 +149,25 @@ class Vocoder(nn.Module):
     def stream(self, speaker: str | None = None) -> VocoderStream:
         """A fresh stream in this speaker's voice (None: the first). Raises ValueError for a speaker not known."""
         return VocoderStream(self, speaker)
+
+    @torch.inference_mode()
+    def seconds(self, ids: np.ndarray, speaker: str | None = None, language: str | None = None) -> float:
+        """How long a sentence of units, int64 [N], lasts in s where a stream predicts their lengths.
+
+        speaker, language: as in `synthesise`. Raises ValueError for what is not known.
+        """
+        config = self.config
+        if not len(ids):
+            return 0.0
+        numbers = [
+            0 if name is None else index_of(name, known, kind)
+            for name, known, kind in ((speaker, config.speakers, "speaker"), (language, config.languages, "language"))
+        ]
+        following = np.full(config.units_ahead, config.codebook_size)
+        ids_BM = torch.from_numpy(np.concatenate([ids, following]).astype(np.int64))[None]
+        speaker_B, language_BN = torch.tensor(numbers[:1]), torch.full((1, len(ids)), numbers[1])
+        _, logits, _ = self.predictor().durations(ids_BM, speaker_B, language_BN)
+        return sum(run_lengths(logits[0], 0.0)[0]) / config.frame_rate
 
     def synthesise(self, units: UnitRuns, speaker: str | None = None, language: str | None = None) -> np.ndarray:
         """Units -> float32 [samples], |x| <= 1.

@@ -25,7 +25,8 @@ BLOCK = 256
 """Units, or head frames, computed at once: fits the caches of one core."""
 
 
-def _index(name: str, known: list[str], kind: str) -> int:
+def index_of(name: str, known: list[str], kind: str) -> int:
+    """The number of a name among those known. Raises ValueError where it is none of them."""
     if name not in known:
         raise ValueError(f"unknown {kind} {name!r}: this vocoder knows {', '.join(known)}")
     return known.index(name)
@@ -69,7 +70,7 @@ class VocoderStream:
     def __init__(self, vocoder: StreamedVocoder, speaker: str | None = None) -> None:
         config = vocoder.config
         self.vocoder = vocoder
-        self._speaker = 0 if speaker is None else _index(speaker, config.speakers, "speaker")
+        self._speaker = 0 if speaker is None else index_of(speaker, config.speakers, "speaker")
         self._language = 0
         self._finished = False
         device = vocoder.device
@@ -119,7 +120,7 @@ class VocoderStream:
         if len(languages):
             self._language = int(languages[-1])
         elif isinstance(language, str):
-            self._language = _index(language, self.vocoder.config.languages, "language")
+            self._language = index_of(language, self.vocoder.config.languages, "language")
         self._ended = begins is True and not len(units)
         waiting = np.concatenate([self._waiting, np.stack([units, lengths, languages, starts])], axis=1)
         total = waiting.shape[1]
@@ -168,10 +169,10 @@ class VocoderStream:
                 f"unit ids must lie in 0..{config.codebook_size - 1}, not {int(units.min())}..{int(units.max())}"
             )
         if language is None or isinstance(language, str):
-            index = self._language if language is None else _index(language, config.languages, "language")
+            index = self._language if language is None else index_of(language, config.languages, "language")
             languages = np.full(len(units), index, np.int64)
         else:
-            languages = np.asarray([_index(name, config.languages, "language") for name in language], np.int64)
+            languages = np.asarray([index_of(name, config.languages, "language") for name in language], np.int64)
             if len(languages) != len(units):
                 raise ValueError(
                     f"{len(languages)} languages for {len(units)} units: give one for each, or one for all"

@@ -67,7 +67,7 @@ def prepare_command(
     seed: Annotated[int, typer.Option(help="The same seed gives the same stories and voices.")] = 0,
     units: Annotated[
         str | None,
-        typer.Option(help="Bundle, or folder of a unit encoder. [default: the shipped bundle]", show_default=False),
+        typer.Option(help="Bundle, or folder of a unit encoder. [default: braid]", show_default=False),
     ] = None,
     languages: Annotated[
         list[str] | None, typer.Option("--language", help="[default: all that the voices speak]", show_default=False)
@@ -80,7 +80,7 @@ def prepare_command(
     device: DeviceOption = "cpu",
 ) -> None:
     """Stories or recordings -> units -> Parquet shards. Killed and run again, it goes on."""
-    from slm.bundle import SHIPPED
+    from slm.model import BUNDLES
     from train.corpus.manifest import Manifest
     from train.corpus.preparation import prepare_corpus
     from train.corpus.work import CorpusPreparation
@@ -89,7 +89,7 @@ def prepare_command(
     from train.stories.grammar import Cycles, generate_stories
 
     speakers = Voices.load(voices)
-    folder = Path(units) if units else SHIPPED
+    folder = Path(units) if units else BUNDLES / "braid"
     folder = folder / "units" if (folder / "units").is_dir() else folder
     preparation = CorpusPreparation(
         seed=seed, stories_per_voice=cycle, augmentation=Augmentation() if augment else None

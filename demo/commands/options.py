@@ -12,7 +12,9 @@ from slm.errors import TresseError
 
 BundleOption = Annotated[
     str | None,
-    typer.Option("--bundle", help="A bundle: a shipped one, a folder, a hub id. [default: braid]", show_default=False),
+    typer.Option(
+        "--bundle", help="A bundle: a shipped one, a folder, a hub id. [default: natural]", show_default=False
+    ),
 ]
 JudgeOption = Annotated[
     str | None,

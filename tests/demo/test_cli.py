@@ -14,7 +14,7 @@ import soundfile
 
 from demo.cli import main
 from slm.audio import write_wav
-from slm.bundle import SHIPPED
+from tests.bundles import BRAID
 from tests.slm.test_audio import bad_files
 from train.speech.voices import Voices, speak
 
@@ -148,7 +148,7 @@ def test_bad_settings(
 def test_a_damaged_bundle(
     beginnings: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str, how: str
 ) -> None:
-    shutil.copytree(SHIPPED, tmp_path / "bundle")
+    shutil.copytree(BRAID, tmp_path / "bundle")
     path = tmp_path / "bundle" / damage
     data = path.read_bytes()
     path.unlink()

@@ -19,12 +19,12 @@ from demo import ending, service, tending
 from demo.app import start
 from demo.cli import main
 from demo.programs import Programs
-from slm.bundle import SHIPPED
+from tests.bundles import BRAID
 from tests.demo.test_cli import refused
 from tests.fake_bundle import FakeBundle
 from tests.talker import Talker
 
-ROOT = SHIPPED.parents[2]
+ROOT = BRAID.parents[2]
 SERVER = """
 import signal, sys, tempfile
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in a script's background would not hear it
@@ -68,7 +68,7 @@ class Server:
         from gradio_client import Client, handle_file
 
         client = Client(self.url, verbose=False)
-        prompt = SHIPPED / "examples" / "en-1.flac"
+        prompt = BRAID / "examples" / "en-1.flac"
         client.predict(handle_file(str(prompt)), target="fr", max_seconds=1, api_name="/continue_story")
         assert len(self.sounds()) >= 2
 

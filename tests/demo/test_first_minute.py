@@ -19,8 +19,8 @@ from demo.icons import SIZES, icon
 from demo.routes import WEB
 from demo.service import Service
 from slm.audio import write_wav
-from slm.bundle import SHIPPED
 from slm.errors import TresseError
+from tests.bundles import BRAID
 from tests.demo.pages import Visit, Visitor, sounding_seconds
 from tests.fake_bundle import FakeBundle, buzz
 
@@ -97,7 +97,7 @@ def noisy(snr: float) -> np.ndarray:
 def measured(tmp_path: Path) -> Iterator[str]:
     """The address of a page whose bundle has short replies, and the measurements of the shipped one."""
     bundle = FakeBundle(tmp_path / "bundle", reply_seconds=0.5, real_time_factor=0.05)
-    bundle.info["metrics"] = json.loads((SHIPPED / "bundle.json").read_text(encoding="utf-8"))["metrics"]
+    bundle.info["metrics"] = json.loads((BRAID / "bundle.json").read_text(encoding="utf-8"))["metrics"]
     page, url = start(bundle, "127.0.0.1", 0)  # type: ignore[arg-type]
     yield url
     page.close()

@@ -19,10 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from demo.cli import main
-from slm.bundle import SHIPPED, Bundle
+from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.schema import read_info
 from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
+from tests.bundles import BRAID
 from tests.fake_bundle import buzz
 from tests.tiny_encoders import save_bundle
 
@@ -53,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.manual_seed(0)
     config = ConvEncoderConfig(codebook_size=24, width=16, dilations=(1, 2), look_ahead=(1, 1))
     path = save_bundle(folder / "bundle", ConvUnitEncoder(ConvNetwork(config)), vocab_size=60)
-    shutil.copytree(SHIPPED / "examples", path / "examples")
+    shutil.copytree(BRAID / "examples", path / "examples")
     info = {"name": "tiny", "provenance": {"recipe": "tiny", "seed": 0}, "metrics": {"cloze": {"en": 0.5}}}
     change(path / "bundle.json", lambda values: values.update(info, sample_rate=16000, frame_rate=50.0))
     with pytest.MonkeyPatch.context() as patch:
@@ -319,7 +320,7 @@ def test_the_command_line_says_it_in_one_line(
         name = sorted(weights)[0]
         weights[name] = weights[name] * float("nan")
         save_file(dict(list(weights.items())[2:]) if damage == "weights" else weights, bundle / WEIGHTS[2])
-    prompt = SHIPPED / "examples" / "en-1.flac"
+    prompt = BRAID / "examples" / "en-1.flac"
     with pytest.raises(SystemExit) as stop:
         main(["continue", str(prompt), "--to", "en", "--out", str(tmp_path / "o.wav"), "--bundle", str(bundle)])
     assert stop.value.code == 2
@@ -330,7 +331,7 @@ def test_the_command_line_says_it_in_one_line(
 
 
 def test_the_shipped_bundle_is_whole() -> None:
-    info = read_info(SHIPPED)
-    assert info == json.loads((SHIPPED / "bundle.json").read_text(encoding="utf-8"))
+    info = read_info(BRAID)
+    assert info == json.loads((BRAID / "bundle.json").read_text(encoding="utf-8"))
     assert len(Bundle.load(None, "cpu").examples) == 6
     assert np.isfinite(Bundle.load(None, "cpu").max_prompt_seconds)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from slm.bundle import Bundle
 from slm.choosing import LONGEST, WEIGHT, Candidates, copied
-from slm.continuation import Prompt, continue_prompt
+from slm.continuation import Prompt, Time, continue_prompt
 from slm.engines import Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.settings import ReplySettings
@@ -112,14 +112,37 @@ def test_candidates_are_the_same_beside_others(bundle: Bundle) -> None:
         assert list(pool.map(draw, range(8))) == alone
 
 
+def split(tokens: list[int], tag: int) -> list[list[int]]:
+    """Tokens between tags."""
+    sentences: list[list[int]] = [[]]
+    for token in tokens:
+        if token == tag:
+            sentences.append([])
+        else:
+            sentences[-1].append(token)
+    return [sentence for sentence in sentences if sentence]
+
+
+def test_of_the_sentences_that_end_in_time_the_best_is_said() -> None:
+    candidates = [[2, 3, 4, 5, 6, TAG], [7, 8, TAG], [8, 7, 8, TAG]]
+    engine = Known(candidates, [-1.0] * 10, [-1.0] * 10)
+    engine.logs[True][2:6] = [-0.1] * 4
+    start = Candidates([9, TAG], [8, TAG], [EOS, TAG])
+    assert start.best(engine, Sampling(), 3) == candidates[0]  # type: ignore[arg-type]
+    assert start.best(engine, Sampling(), 3, lambda tokens: len(tokens) < 6) in candidates[1:]  # type: ignore[arg-type]
+    assert start.best(engine, Sampling(), 3, lambda tokens: len(tokens) < 4) == candidates[1]  # type: ignore[arg-type]
+    assert start.best(engine, Sampling(), 3, lambda tokens: False) == []  # type: ignore[arg-type]
+
+
 def test_replies_of_chosen_sentences(bundle: Bundle, engine: Engine, prompt: Prompt) -> None:
     """In the language asked for, the same for a seed, never longer than asked, whole where there is time."""
     vocabulary = bundle.vocabulary
     tag = vocabulary.tag_ids["fr"]
 
-    def reply(seed: int, most: int = 120, expected: int | None = None) -> list[int]:
+    def reply(seed: int, most: int = 120, seconds: float = 60.0) -> list[int]:
         sampling = Sampling(temperature=1.0, max_tokens=most, seed=seed)
-        steps = continue_prompt(prompt, "fr", engine, vocabulary, sampling, bundle.context, expected, 3)
+        time = Time(seconds, lambda ids, language: len(ids) / 10.0, 0.2)
+        steps = continue_prompt(prompt, "fr", engine, vocabulary, sampling, bundle.context, None, 3, time)
         return [step.token for step in steps]
 
     replies = [reply(seed) for seed in range(3)]
@@ -128,10 +151,14 @@ def test_replies_of_chosen_sentences(bundle: Bundle, engine: Engine, prompt: Pro
     for tokens in replies:
         assert 4 <= len(tokens) <= 120
         assert not {vocabulary.bos_id, vocabulary.eos_id, vocabulary.tag_ids["en"]} & {*tokens}
-    short = reply(0, 120, 30)
-    first = replies[0].index(tag) + 1 if tag in replies[0] else len(replies[0])
-    assert short[:first] == replies[0][:first]
-    assert len(short) <= max(first, 20) + 1
+    for seconds in (0.5, 3.0, 6.0):
+        for seed in range(3):
+            lasts = [
+                sum(len(vocabulary.token_units(token)) for token in sentence) / 10.0
+                for sentence in split(reply(seed, 120, seconds), tag)
+            ]
+            spoken = sum(lasts) + 0.2 * (len(lasts) - 1)
+            assert spoken <= seconds + 1e-9 or len(lasts) == 1  # the first sentence is always said
     assert len(reply(0, 5)) <= 5
 
 

@@ -18,11 +18,11 @@ import soundfile
 
 from slm import decoding
 from slm.audio import read_audio
-from slm.bundle import SHIPPED
 from slm.errors import MachineError, TresseError
+from tests.bundles import BRAID
 from tests.slm.test_decoding import EXAMPLE, tone, wav_bytes
 
-ROOT = SHIPPED.parents[2]
+ROOT = BRAID.parents[2]
 SLOW, BAD = "takes too long to decode", "not audio that can be read"
 HOSTILE = {
     "python loop": ("while True: pass", SLOW),

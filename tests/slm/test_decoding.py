@@ -17,13 +17,13 @@ import soundfile
 
 from slm import decoding
 from slm.audio import ResampleStream, check_waveform, read_audio, resample
-from slm.bundle import SHIPPED
 from slm.decoder import MAX_CHANNELS, SLACK
 from slm.decoding import decode, mono
 from slm.errors import TresseError
+from tests.bundles import BRAID
 from tests.slm.test_audio import RATE, encode_with_av, tone
 
-EXAMPLE = SHIPPED / "examples" / "en-1.flac"
+EXAMPLE = BRAID / "examples" / "en-1.flac"
 
 
 def wav_bytes(waveform: np.ndarray, rate: int = RATE) -> bytes:

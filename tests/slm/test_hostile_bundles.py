@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from slm.bundle import SHIPPED, Bundle
+from slm.bundle import Bundle
 from slm.engines import CTranslate2Engine
 from slm.errors import TresseError
 from slm.model import ModelConfig, load_model
 from slm.units import UnitVocabulary
+from tests.bundles import BRAID
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the shipped bundle, and a module in its slm/ that leaves a file where it is run."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     copy = tmp_path / "bundle"
-    shutil.copytree(SHIPPED, copy, ignore=shutil.ignore_patterns("evaluation", "asr"))
+    shutil.copytree(BRAID, copy, ignore=shutil.ignore_patterns("evaluation", "asr"))
     (copy / "slm" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Evil: pass\n")
     return copy
 

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from slm import transcribe
-from slm.bundle import SHIPPED
 from slm.errors import TresseError
 from slm.recogniser_files import check_folder, check_recogniser
 from slm.recognisers import open_recogniser
+from tests.bundles import BRAID
 
 JSON = ("config.json", "tokenizer.json", "preprocessor_config.json", "vocabulary.json")
 ROWS = 510
@@ -31,7 +31,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise AssertionError("it was opened")
 
     monkeypatch.setattr(transcribe, "_Whisper", opened)
-    shutil.copytree(SHIPPED / "asr", tmp_path / "bundle" / "asr")
+    shutil.copytree(BRAID / "asr", tmp_path / "bundle" / "asr")
     return tmp_path / "bundle"
 
 
@@ -82,7 +82,7 @@ def test_links_of_the_hubs_cache_lead_to_its_blobs(tmp_path: Path) -> None:
     asr = cache / "snapshots" / "0123" / "asr"
     asr.mkdir(parents=True)
     (cache / "blobs").mkdir()
-    for path in (SHIPPED / "asr").iterdir():
+    for path in (BRAID / "asr").iterdir():
         shutil.copy(path, cache / "blobs" / path.name)
         (asr / path.name).symlink_to(f"../../../blobs/{path.name}")
     check_folder(asr)
@@ -207,7 +207,7 @@ def test_broken_recognisers_are_one_line_or_work(tmp_path: Path) -> None:
     """The whole way, faster-whisper included: what the check lets through does no harm."""
     for number in range(12):
         rng, folder = random.Random(number), tmp_path / str(number) / "asr"
-        shutil.copytree(SHIPPED / "asr", folder)
+        shutil.copytree(BRAID / "asr", folder)
         path = folder / rng.choice(JSON)
         data = bytearray(path.read_bytes())
         for _ in range(rng.choice([1, 3, 20])):

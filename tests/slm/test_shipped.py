@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slm.bundle import SHIPPED, Bundle
+from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.model import BUNDLES
 from slm.recognisers import open_recogniser
 from slm.settings import ReplySettings
+from tests.bundles import BRAID
 from train.evaluate.cloze.evaluation import evaluate_cloze
 from train.evaluate.cloze.protocol import HEADLINE, value_of
 from train.evaluate.cloze.results import read_scores
@@ -37,12 +38,12 @@ STRANGE = (
 
 def test_the_readme_states_the_measured_figures(bundle: Bundle) -> None:
     tables = figures(bundle.info["metrics"])
-    for page in (RESULTS, SHIPPED / "README.md"):
+    for page in (RESULTS, BRAID / "README.md"):
         assert tables in page.read_text(encoding="utf-8")
-    megabytes = sum(path.stat().st_size for path in SHIPPED.rglob("*") if path.is_file()) / 1e6
+    megabytes = sum(path.stat().st_size for path in BRAID.rglob("*") if path.is_file()) / 1e6
     assert f"{megabytes:.0f} MB" in README.read_text(encoding="utf-8")
     assert megabytes < 40
-    assert sum(path.stat().st_size for path in (SHIPPED / "asr").iterdir()) < 12e6
+    assert sum(path.stat().st_size for path in (BRAID / "asr").iterdir()) < 12e6
 
 
 def test_its_origin_is_known(bundle: Bundle) -> None:
@@ -58,7 +59,7 @@ def test_the_scores_of_its_first_items_come_again(bundle: Bundle, tmp_path: Path
     """The first cloze items of the report, spoken, encoded and scored anew, in the same voices."""
     kept = {
         (one.item, one.group, one.pairing, one.context, one.ending): one
-        for one in read_scores(SHIPPED / "evaluation" / "scores.jsonl")
+        for one in read_scores(BRAID / "evaluation" / "scores.jsonl")
     }
     names = {item for item, *_ in kept}
     items = [item for item in make_items(1, BENCHMARK_ITEMS, "test") if item.id in names]
@@ -100,7 +101,7 @@ def test_every_shipped_bundle_goes_on_by_its_name(name: str) -> None:
 
 def test_its_ears_hear_what_the_readme_says(bundle: Bundle) -> None:
     stated = bundle.info["metrics"]["recogniser"]
-    ears = open_recogniser(SHIPPED, bundle.languages)
+    ears = open_recogniser(BRAID, bundle.languages)
     sentences = held_out_sentences(bundle.info, bundle.languages, 8)
     found = evaluate_recogniser(ears, sentences, Voices.load())
     for group, rates in stated["word_error"].items():
@@ -118,14 +119,14 @@ def test_a_continuation_is_in_the_language_asked_for(bundle: Bundle, told: str, 
     chunks = list(bundle.continue_speech(waveform, rate, to=asked, seed=1, max_seconds=8.0))
     audio = np.concatenate([chunk.audio for chunk in chunks])
     assert len(audio) > 2 * SAMPLE_RATE
-    heard = open_recogniser(SHIPPED, bundle.languages).transcribe(audio, bundle.sample_rate)
+    heard = open_recogniser(BRAID, bundle.languages).transcribe(audio, bundle.sample_rate)
     assert heard.language == asked
     assert len(heard.text.split()) > 4
 
 
 def test_what_it_cannot_make_out_it_does_not_imitate(bundle: Bundle) -> None:
     """Sentences of another world: told to go on from them all the same, it speaks less clearly than of itself."""
-    panel, ears = Voices.load(), open_recogniser(SHIPPED, bundle.languages)
+    panel, ears = Voices.load(), open_recogniser(BRAID, bundle.languages)
     own, imitated = [], []
     for number, text in enumerate(STRANGE):
         prompt = bundle.prompt(speak(text, "en", panel.speaker("zoe"), panel), SAMPLE_RATE)

@@ -15,13 +15,14 @@ import pytest
 from demo.benchmark import Benchmark
 from demo.cli import main
 from demo.conversation import BOTH, BRAIDED, SAME, Settings
-from slm.bundle import SHIPPED, Bundle
+from slm.bundle import Bundle
 from slm.continuation import Prompt
 from slm.engines import Sampling
 from slm.errors import TresseError
 from slm.model import load_model
 from slm.settings import ReplySettings
 from slm.units import UnitVocabulary
+from tests.bundles import BRAID
 from tests.conftest import spoken_beginning
 from tests.tiny_evaluation import TinyBundle, make_item
 from tests.train.lm.tiny import SMALL, TRAINING, vocabulary, write_corpus
@@ -55,7 +56,7 @@ class Listening:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped bundle, as if its model had been trained without tags."""
     copy = tmp_path_factory.mktemp("tagless") / "bundle"
-    shutil.copytree(SHIPPED, copy, ignore=shutil.ignore_patterns("evaluation", "asr"))
+    shutil.copytree(BRAID, copy, ignore=shutil.ignore_patterns("evaluation", "asr"))
     words = UnitVocabulary.load(copy / "slm")
     assert words.tags  # bundles from before this was written down have them
     words.with_tags(False).save(copy / "slm")

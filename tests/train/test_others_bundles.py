@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from slm.bundle import SHIPPED
 from slm.errors import TresseError
 from slm.model import unit_model
+from tests.bundles import BRAID
 from train.bench.train import run_bench
 from train.estimate import _encoder_settings
 from train.publish.card import write_card
@@ -27,7 +27,7 @@ DEEP = "[" * 200_000
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(SHIPPED, tmp_path / "theirs"))
+    return Path(shutil.copytree(BRAID, tmp_path / "theirs"))
 
 
 def broken(info: dict[str, Any], where: str, value: Any) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from slm.audio import write_wav
-from slm.bundle import SHIPPED
 from slm.errors import TresseError
+from tests.bundles import BRAID
 from train.corpus.manifest import Manifest
 from train.corpus.preparation import prepare_corpus
 from train.corpus.work import CorpusPreparation
@@ -45,9 +45,7 @@ def test_it_reads_them_where_its_stages_say(tmp_path: Path) -> None:
     tales = [{"id": str(k), "sentences": {"en": [f"The cat has {k} toys.", "It slept."]}} for k in range(4)]
     (tmp_path / "tales.jsonl").write_text("".join(json.dumps(story) + "\n" for story in tales))
     manifest = Manifest(tmp_path / "radio.jsonl", "en")
-    prepare_corpus(
-        manifest, ["en", "fr"], SHIPPED / "units", tmp_path / "spoken", CorpusPreparation(), Voices.load(), 1
-    )
+    prepare_corpus(manifest, ["en", "fr"], BRAID / "units", tmp_path / "spoken", CorpusPreparation(), Voices.load(), 1)
     corpora = {
         "tales": {"stories": str(tmp_path / "tales.jsonl")},
         "radio": {"audio": str(tmp_path / "radio.jsonl"), "language": "en"},

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vocos.spectral_ops import ISTFT
 
-from slm.bundle import SHIPPED
 from slm.units import UnitEncoder, load_encoder
+from tests.bundles import BRAID
 from tests.conftest import BEGINNINGS
 from tests.vocoder.sounds import (
     VOCODERS,
@@ -285,7 +285,7 @@ def test_discriminators_learn_to_tell_noise_from_tones(kind: str) -> None:
 @pytest.fixture(scope="module")
 def shipped() -> tuple[UnitEncoder, Vocoder]:
     """The unit encoder and the vocoder of the shipped bundle."""
-    return load_encoder(SHIPPED / "units"), Vocoder.load(SHIPPED / "vocoder")
+    return load_encoder(BRAID / "units"), Vocoder.load(BRAID / "vocoder")
 
 
 def is_sound(waveform: np.ndarray) -> bool:

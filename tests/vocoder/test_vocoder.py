@@ -59,6 +59,20 @@ def test_streamed_equals_offline_for_any_chunking(name: str, data: st.DataObject
 
 
 @pytest.mark.parametrize("name", VOCODERS)
+@settings(max_examples=20, deadline=None)
+@given(
+    ids=st.lists(st.integers(0, 10), max_size=40), speaker=st.sampled_from(["ada", "ben", None]), french=st.booleans()
+)
+def test_how_long_a_sentence_lasts_is_known_before_it_is_spoken(
+    name: str, ids: list[int], speaker: str | None, french: bool
+) -> None:
+    vocoder, language = VOCODERS[name], "fr" if french else "en"
+    sound = vocoder.stream(speaker).push(ids, None, language, final=True)
+    seconds = vocoder.seconds(np.array(ids, np.int64), speaker, language)
+    assert seconds * vocoder.sample_rate == pytest.approx(len(sound), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", VOCODERS)
 def test_audio_leaves_when_the_lookahead_is_covered(name: str) -> None:
     """Of the units whose following ones are known all samples but the last `lookahead_seconds` are out, and they never
     change; a sentence that begins ends the one before."""

@@ -137,8 +137,8 @@ def table(result: dict[str, Any]) -> str:
 
 
 def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = None) -> dict[str, Any]:
-    """The benchmark as the command line runs it: generated stories, all training voices, the shipped bundle's units."""
-    from slm.bundle import SHIPPED
+    """The benchmark as the command line runs it: generated stories, all training voices, the units of `braid`."""
+    from slm.model import BUNDLES
     from train.corpus.reader import Row
     from train.corpus.work import CorpusPreparation
     from train.speech.voices import Voices
@@ -147,6 +147,6 @@ def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = 
     told = list(generate_stories(0, stories, cycles=Cycles(cycle)))
     rows = [Row(number, story.id, story.sentences) for number, story in enumerate(told, 1)]
     preparation = CorpusPreparation(stories_per_shard=stories, stories_per_voice=cycle)
-    folder = encoder_folder or SHIPPED / "units"
+    folder = encoder_folder or BUNDLES / "braid" / "units"
     work = Work(list(told[0].sentences), folder, preparation, Voices.load())
     return bench_prepare(Shard(Path(), 0, rows), work)

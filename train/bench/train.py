@@ -203,13 +203,13 @@ class _Plain:
 
 def run_bench(stories: int = 64, turns: int = 3, bundle: Path | None = None) -> dict[str, Any]:
     """The benchmark as the command line runs it: generated stories in the units and the model size of a bundle."""
-    from slm.bundle import SHIPPED
+    from slm.model import BUNDLES
     from train.corpus.preparation import prepare_corpus
     from train.corpus.work import CorpusPreparation
     from train.speech.voices import Voices
     from train.stories.grammar import Cycles, generate_stories
 
-    folder = bundle or SHIPPED
+    folder = bundle or BUNDLES / "braid"
     vocabulary = UnitVocabulary.load(folder / "slm")
     config = replace(ModelConfig(warm_start=str(folder)).shape(), tie_embeddings=True)
     texts = list(generate_stories(0, stories, cycles=Cycles(4)))

@@ -191,7 +191,9 @@ def evaluate_all(
         "transcribed": transcriber is not None,
         "code": code_hash(),
         "drawing": [TEMPERATURE, TOP_P],
-        "voices": setting.panel.fingerprint([*setting.panel.training, *setting.panel.held_out]),
+        "voices": setting.panel.fingerprint(
+            [name for name in (*panel.training, *panel.held_out) if panel.can_speak(name, *bundle.languages)]
+        ),
     }
     measured: dict[str, Any] = {}
     missing: dict[str, str] = {}

@@ -92,7 +92,7 @@ def evaluate_resynthesis(
 
     transcriber, judge: None leaves their word errors out; rating, embed: None leaves naturalness and likeness out.
 
-    Raises TresseError where the bundle's speakers are not among the voices.
+    Raises TresseError where the bundle's speakers are not among the voices, or cannot speak here.
     """
     panel = panel or Voices.of(bundle.info, bundle.languages, bundle.speakers)
     utterances = resynthesise(bundle, held_out_sentences(bundle.info, bundle.languages, count), panel)
@@ -151,6 +151,7 @@ def resynthesise(bundle: Talking, sentences: Sequence[tuple[str, str]], panel: V
     spoken: list[Utterance] = []
     progress = Progress("resynthesis", len(sentences) * (len(groups) + 1), unit="sentences")
     languages = dict.fromkeys(language for language, _ in sentences)
+    panel.check(own, languages)
     for group, names in groups.items():
         able = {
             language: [name for name in names if group == SAME or panel.can_speak(name, language)]

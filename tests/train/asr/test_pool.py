@@ -152,9 +152,9 @@ def test_the_pool_knows_the_phones(tmp_path: Path, one_voice: Voices, monkeypatc
 def test_phones_move_with_the_vocoders_own_timing(one_voice: Voices) -> None:
     """Spoken by the shipped vocoder with the run lengths that it predicts, a phone is where it sounds: what is labelled
     silence is silent, as it is with the run lengths that were heard."""
-    from slm.bundle import SHIPPED
+    from tests.bundles import BRAID
 
-    renderer = Renderer(MelFeatures(), one_voice, Augmentation(), SHIPPED)
+    renderer = Renderer(MelFeatures(), one_voice, Augmentation(), BRAID)
     speaker, gaps, spans = next(iter(one_voice.training)), [], []
     for retimed in (False, True):
         for language, text in SENTENCES:
