@@ -100,6 +100,12 @@ NAMES = [
         "torch._softmax_backward_data", "train.lm.attention", "write the softmax's gradient out, or use the new name"
     ),
     PrivateName(
+        "torch.distributed.checkpoint.filesystem._StorageInfo",
+        "train.tools.sharded",
+        "take the names of a process's files from where write_data gives them now",
+        _arguments("relative_path"),
+    ),
+    PrivateName(
         "torch.cpu._is_avx512_bf16_supported", "train.tools.hardware", "ask the processor for bfloat16 in another way"
     ),
 ]

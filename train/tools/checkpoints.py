@@ -67,8 +67,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
                     os.link(path, older)
                 except OSError:  # a file system without hard links
                     shutil.copyfile(path, older)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring to the disk what files a folder has, where the system can."""
     with suppress(OSError):  # not every system opens folders
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(path, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
