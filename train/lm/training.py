@@ -28,10 +28,10 @@ from train.lm.loader import Loader
 from train.lm.log import LossMeter, RunLog, by_language
 from train.lm.packing import PackedBatch
 from train.lm.schedule import STORIES, SLMTraining, StagedStream
-from train.lm.state import Weights, check_same
+from train.lm.state import Checkpoints, Weights, check_same
 from train.lm.step import PackedStep, optimisers_of, token_losses
 from train.lm.stream import ORDER, Counts, evaluation_batches
-from train.tools.checkpoints import load_checkpoint, save_checkpoint, write_json
+from train.tools.checkpoints import write_json
 from train.tools.hardware import bf16_pays, peak_flops
 from train.tools.progress import clock
 from train.tools.trainer import Schedule, train
@@ -52,14 +52,14 @@ def train_slm(
     validation: Path | None = None,
     progress: Say | None = print,
 ) -> Any:
-    """Train a language model and return it (float32, evaluation mode).
+    """Train a language model and return it (float32, evaluation mode); under FSDP in the first process, None in the others.
 
-    corpus_folder: Parquet shards and corpus.json. folder: receives checkpoint.pt, log.jsonl, tensorboard/, summary.json
-    and, when done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are done it only
-    loads. corpus: the loaded corpus, if at hand. corpora: folders of further ones, by the names that stages have for them.
-    validation: folder of a corpus of stories to validate on; without it some
-    of the training corpus are held out (honest only where stories have little in common). progress: takes one line of text
-    at a time. Under `accelerate launch` every process calls it alike. Raises TresseError.
+    corpus_folder: Parquet shards and corpus.json. folder: receives checkpoints (train.lm.state), log.jsonl, tensorboard/,
+    summary.json and, when done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are
+    done it only loads. corpus: the loaded corpus, if at hand. corpora: folders of further ones, by the names that stages
+    have for them. validation: folder of a corpus of stories to validate on; without it some of the training corpus are held
+    out (honest only where stories have little in common). progress: takes one line of text at a time. Under
+    `accelerate launch` every process calls it alike. Raises TresseError.
     """
     from accelerate import Accelerator
 
@@ -78,7 +78,8 @@ def train_slm(
     training.check(corpus.languages, (STORIES, *(corpora or {})))
     further = {name: _further(name, path, corpus, vocabulary, say) for name, path in (corpora or {}).items()}
     others = None if validation is None else TokenCorpus.load(validation, vocabulary)
-    state = load_checkpoint(Path(folder) / "checkpoint.pt")
+    checkpoints = Checkpoints(Path(folder))
+    state = checkpoints.newest()
     position = None if state is None else _position(state)
     if state is not None and position is None:
         say(
@@ -91,13 +92,16 @@ def train_slm(
                 f"{untold} rows of {name} are told by no stage: those in one language need mixed or monolingual, pairs "
                 "interleaved"
             )
-    run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say, state)
+    run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say, checkpoints, state)
     actions = [
         (training.log_every, run.report),
         *([(training.validate_every, run.validate)] if stories.checks else []),
         (training.checkpoint_every, run.save),
     ]
-    train(run.step, run.schedule, actions, start=run.start, reduce=accelerator.reduce)
+    try:
+        train(run.step, run.schedule, actions, start=run.start, reduce=accelerator.reduce)
+    finally:
+        run.close()
     return run.finish()
 
 
@@ -179,12 +183,14 @@ class _Run:
         accelerator: Any,
         bf16: bool,
         say: Say,
+        checkpoints: Checkpoints,
         state: dict[str, Any] | None,
     ) -> None:
         """state: the checkpoint that the run goes on from."""
         self.model_config, self.training, self.vocabulary = model_config, training, vocabulary
         self.stories, self.stream, self.languages = stories, stories.stream, stories.training.languages
         self.folder, self.accelerator, self.bf16, self.say = folder, accelerator, bf16, say
+        self.checkpoints = checkpoints
         self.processes = accelerator.num_processes
         self.first_row, self.rows = training.rows_of(accelerator.process_index, self.processes)
         self.schedule = Schedule(self.stream.steps, training.warmup_steps(self.stream.steps), training.floor)
@@ -224,19 +230,23 @@ class _Run:
         training, device = self.training, self.accelerator.device
         if state is not None:
             check_same(state["settings"], self.settings, self.folder)
-            model.load_state_dict(state["model"])
         optimisers = optimisers_of(model, training, device)
+        self.weights = Weights(self.accelerator, model, optimisers)
+        if self.weights.sharded and training.optimiser == "muon":
+            raise TresseError("muon needs whole matrices: with FSDP train with slm.optimiser=adamw")
+        if state is not None and "model" in state:
+            self.weights.load_model(state)
         self.kernel = model.config._attn_implementation
         use_document_attention(model)
         if training.compile == "yes" or (training.compile == "auto" and device.type == "cuda"):
             model.compile()
         self.plain = model
         self.model, *prepared = self.accelerator.prepare(model.train(), *optimisers)
-        self.weights = Weights(self.accelerator, self.model, prepared)
-        if self.weights.sharded and training.optimiser == "muon":
-            raise TresseError("muon needs whole matrices: with FSDP train with slm.optimiser=adamw")
-        if state is not None:
-            self.weights.load_optimisers(state["optimiser"])
+        self.weights.prepared(self.model, prepared)
+        if state is not None and "model" in state:
+            self.weights.load_optimisers(state)
+        elif state is not None:
+            self.weights.load_shards(self.checkpoints.sharded, state["shards"])
         self.packed_step = PackedStep(
             self.model, prepared, training, device, half=self.bf16, accelerator=self.accelerator
         )
@@ -323,19 +333,21 @@ class _Run:
         stream = self.loader.position(done)
         stream["lanes"] = gather_object(stream["lanes"]) if self.processes > 1 else stream["lanes"]
         stream |= {"consumed": consumed.tolist(), "targets": targets}
-        state = {"step": done, "settings": self.settings, "stream": stream, **self.weights.state()}
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.folder / "checkpoint.pt", state)
+        self.checkpoints.save(done, self.weights, {"settings": self.settings, "stream": stream})
+
+    def close(self) -> None:
+        """End the threads: that of the loader, and that which writes a checkpoint when it is complete."""
+        self.loader.close()
+        self.checkpoints.wait()
 
     def finish(self) -> Any:
         """The trained model, whole; the first process writes summary.json and slm/."""
-        self.loader.close()
         if self.weights.sharded:  # a whole model again
-            self.accelerator.wait_for_everyone()
+            full = self.weights.full_model()
+            if not self.accelerator.is_main_process:
+                return None
             trained: Any = self.model_config.build(self.vocabulary).eval()
-            final = load_checkpoint(self.folder / "checkpoint.pt")
-            if final is not None:
-                trained.load_state_dict(final["model"])
+            trained.load_state_dict(full)
         else:
             trained = self.accelerator.unwrap_model(self.model).eval()
             trained.set_attn_implementation(self.kernel)
