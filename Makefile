@@ -80,7 +80,7 @@ $(LATEST)/bin/python:
 # constraints.txt: the newest versions of today, for every platform and Python that the project names
 lock: $(TEST_STAMP)
 	$(call step,Installing uv,$(BIN)/$(PIP) install uv)
-	$(call step,Resolving,$(BIN)/uv pip compile pyproject.toml --extra train --extra test --extra voices --universal --upgrade \
+	$(call step,Resolving,$(BIN)/uv pip compile pyproject.toml --extra train --extra test --extra voices --extra ray --universal --upgrade \
 		--python-version 3.11 --no-header --no-annotate --no-emit-index-url --output-file constraints.txt)
 
 clean:

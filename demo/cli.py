@@ -27,6 +27,8 @@ QUIET = {
     "TORCH_CPP_LOG_LEVEL": "ERROR",
     "CT2_VERBOSE": "-1",
 }
+WITHOUT_A_VALUE = {"--ray": "local"}
+"""Options that may stand without a value, and what they mean then."""
 
 app = typer.Typer(
     help="Tell the beginning of a story; a speech language model goes on with it, aloud, in the language you ask for.",
@@ -90,13 +92,23 @@ def _spread(arguments: list[str]) -> list[str]:
     return [*options, *(part for language in languages for part in ("--to", language)), "--", *rest]
 
 
+def _completed(arguments: list[str]) -> list[str]:
+    """`--ray --out corpus/` -> `--ray=local --out corpus/`."""
+    following = [*arguments[1:], "-"]
+    return [
+        f"{argument}={WITHOUT_A_VALUE[argument]}" if argument in WITHOUT_A_VALUE and after.startswith("-") else argument
+        for argument, after in zip(arguments, following, strict=False)
+    ]
+
+
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point of `tresse`."""
     given = sys.argv[1:] if arguments is None else arguments
     _calm()
     with ending_when_asked():
         try:
-            status = app(["record", *_spread(given[1:])] if given[:1] == ["record"] else given, standalone_mode=False)
+            given = ["record", *_spread(given[1:])] if given[:1] == ["record"] else _completed(given)
+            status = app(given, standalone_mode=False)
             sys.stdout.flush()
         except Exception as error:
             status = _explained(error)

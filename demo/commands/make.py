@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from demo.commands.options import CORES, DeviceOption, RunOption, WorkersOption, pairs
+from demo.commands.options import CORES, DeviceOption, RayGpusOption, RayOption, RunOption, WorkersOption, pairs
 from slm.errors import TresseError, say
 
 
@@ -78,9 +78,12 @@ def prepare_command(
     augment: Annotated[bool, typer.Option("--augment", help="Rooms, noise and telephone lines.")] = False,
     workers: WorkersOption = CORES,
     device: DeviceOption = "cpu",
+    ray: RayOption = None,
+    ray_gpus: RayGpusOption = None,
 ) -> None:
     """Stories or recordings -> units -> Parquet shards. Killed and run again, it goes on."""
     from slm.model import BUNDLES
+    from train.corpus.cluster import Cluster
     from train.corpus.manifest import Manifest
     from train.corpus.preparation import prepare_corpus
     from train.corpus.work import CorpusPreparation
@@ -94,6 +97,9 @@ def prepare_command(
     preparation = CorpusPreparation(
         seed=seed, stories_per_voice=cycle, augmentation=Augmentation() if augment else None
     )
+    on_gpus = device.startswith("cuda")
+    if ray_gpus and not (ray and on_gpus):
+        raise TresseError("--ray-gpus is for the workers of Ray: add --ray and --device cuda")
     if audio and stories:
         raise TresseError("--stories and --audio make a corpus each: run prepare once for either")
     source = (
@@ -102,7 +108,15 @@ def prepare_command(
         else stories or generate_stories(seed, count, "train", cycles=Cycles(cycle))
     )
     made = prepare_corpus(
-        source, languages or list(speakers.languages), folder, out, preparation, speakers, workers, device
+        source,
+        languages or list(speakers.languages),
+        folder,
+        out,
+        preparation,
+        speakers,
+        workers,
+        "cuda" if ray and on_gpus else device,  # Ray says which
+        Cluster(ray, (ray_gpus or 1.0) if on_gpus else 0.0) if ray else None,
     )
     rejected = f", {made.rejected} rows could not be used (see rejected.jsonl)" if made.rejected else ""
     what = "rows of recordings" if audio else "stories"

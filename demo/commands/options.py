@@ -45,6 +45,25 @@ RunOption = Annotated[
     Path | None, typer.Option("--out", help="Folder of the run. [default: runs/NAME]", show_default=False)
 ]
 WorkersOption = Annotated[int, typer.Option(help="Processes that speak and encode.", min=1)]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Over a Ray cluster: auto, or HOST:PORT; without an address over a local one of --workers.",
+        show_default=False,
+    ),
+]
+RayGpusOption = Annotated[
+    float | None,
+    typer.Option(
+        "--ray-gpus",
+        help="GPUs of each worker of Ray; 0.5: two share one. [default: 1 with --device cuda]",
+        min=0.01,
+        max=1,
+        show_default=False,
+    ),
+]
 CORES = os.cpu_count() or 1
 
 

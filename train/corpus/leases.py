@@ -71,7 +71,7 @@ class Leases:
 
     def take(self, path: Path) -> bool:
         """Whether `path` is now ours to write. Raises MachineError where the folder cannot be written to."""
-        lease = _lease(path)
+        lease = lease_of(path)
         if lease.exists() and not (self._lost(lease) and self._drop(lease)):
             return False
         with writing(lease):
@@ -90,7 +90,7 @@ class Leases:
 
     def give_back(self, path: Path) -> None:
         """Others may write `path`."""
-        self._remove(_lease(path))
+        self._remove(lease_of(path))
 
     @contextmanager
     def alone(self, path: Path) -> Iterator[None]:
@@ -105,7 +105,7 @@ class Leases:
     def wait(self, paths: Iterable[Path], finished: Callable[[Path], bool]) -> None:
         """Wait until one of these is finished or can be taken."""
         paths = list(paths)
-        while paths and not any(finished(path) or self._free(_lease(path)) for path in paths):
+        while paths and not any(finished(path) or self._free(lease_of(path)) for path in paths):
             time.sleep(POLL)
 
     def tidy(self) -> None:
@@ -142,13 +142,19 @@ class Leases:
             aside.unlink()
         except OSError:
             return False
-        for path in self.folder.glob(f"{lease.name.removesuffix(SUFFIX)}.*.tmp"):
-            path.unlink(missing_ok=True)
+        drop_half_written(lease.with_name(lease.name[1:].removesuffix(SUFFIX)))
         return True
 
 
-def _lease(path: Path) -> Path:
+def lease_of(path: Path) -> Path:
+    """The lease of a file."""
     return path.with_name(f".{path.name}{SUFFIX}")
+
+
+def drop_half_written(path: Path) -> None:
+    """Remove what somebody who works no more has left half written of a file."""
+    for temporary in path.parent.glob(f".{path.stem}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def _ended(owner: str) -> bool:

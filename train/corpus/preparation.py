@@ -32,6 +32,7 @@ from typing import IO
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, load_encoder
 from train.corpus.channel import FILE, Channel
+from train.corpus.cluster import Cluster, written_by
 from train.corpus.description import encoder_files, encoder_fingerprint
 from train.corpus.encoding import encode_recordings, name_unspoken, speak_and_encode
 from train.corpus.leases import Leases
@@ -58,13 +59,14 @@ def prepare_corpus(
     voices: Voices,
     workers: int = 2,
     device: str = "cpu",
+    cluster: Cluster | None = None,
 ) -> Prepared:
     """Write the corpus of `stories` (a stories.jsonl, stories in memory, or a manifest of recordings, which needs no voice)
-    to `folder` over `workers` processes; resumes.
+    to `folder` over `workers` processes, or over a Ray cluster; resumes.
 
     Leaves shard-*.parquet, corpus.json and, where rows could not be used, rejected.jsonl. Raises TresseError where no row
-    can be used, a voice cannot speak a language, or `folder` holds another corpus. Several processes, on machines that share
-    the folder, may be at work on it: they divide the missing shards.
+    can be used, a voice cannot speak a language, `folder` holds another corpus, or Ray does not run. Several processes, on
+    machines that share the folder, may be at work on it: they divide the missing shards.
     """
     work = Work(languages, encoder_folder, preparation, voices, device)
     if preparation.stories_per_shard < 1 or preparation.stories_per_voice < 1:
@@ -101,7 +103,7 @@ def prepare_corpus(
                     f"{folder} holds a corpus of other stories, voices or units: delete it or choose another folder"
                 )
             _write_rejected(folder, rejected, [path for path in paths if finished(path)])
-        _work_off(stories, work, paths, leases, workers)
+        _work_off(stories, work, paths, leases, workers, cluster)
         with leases.alone(description):
             counts = sum((shard_counts(path) for path in paths), Counts())
             late = _write_rejected(folder, rejected, paths)
@@ -193,7 +195,14 @@ def _shards(stories: Source | list[AnyStory], work: Work, folder: Path) -> Itera
         first += len(rows)
 
 
-def _work_off(stories: Source | list[AnyStory], work: Work, paths: list[Path], leases: Leases, workers: int) -> None:
+def _work_off(
+    stories: Source | list[AnyStory],
+    work: Work,
+    paths: list[Path],
+    leases: Leases,
+    workers: int,
+    cluster: Cluster | None,
+) -> None:
     """Write the shards that are missing and that no other process writes, until all are there."""
     missing = {path for path in paths if not finished(path)}
     done = len(paths) - len(missing)
@@ -208,7 +217,11 @@ def _work_off(stories: Source | list[AnyStory], work: Work, paths: list[Path], l
         return True
 
     while missing:
-        for path, counts in _written(filter(ours, _shards(stories, work, paths[0].parent)), work, workers):
+        shards = filter(ours, _shards(stories, work, paths[0].parent))
+        written = (
+            written_by(cluster, shards, work, write_shard, workers) if cluster else _written(shards, work, workers)
+        )
+        for path, counts in written:
             leases.give_back(path)
             done, hours = done + 1, hours + counts.seconds / 3600
             progress.update(done, hours=hours)
