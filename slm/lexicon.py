@@ -69,7 +69,7 @@ class LexiconRecogniser(Recogniser):
     """
 
     def __init__(self, folder: Path, encoder: CausalUnitEncoder, languages: Sequence[str] | None = None) -> None:
-        if importlib.util.find_spec("flashlight") is None:
+        if not can_decode():
             raise TresseError(
                 "this recogniser needs flashlight-text: pip install flashlight-text, or give another by --asr"
             )
@@ -239,6 +239,11 @@ def check_lexicon(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path not in needed and path.name != "README.md" and not (path.is_dir() and path.parent == folder):
             raise TresseError(f"no recogniser needs {path}: remove it from the bundle")
+
+
+def can_decode() -> bool:
+    """Whether the decoder is installed: it has no wheel for every system."""
+    return importlib.util.find_spec("flashlight") is not None
 
 
 def is_lexicon(folder: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from slm.errors import TresseError
-from slm.lexicon import LexiconRecogniser, check_lexicon, is_lexicon
+from slm.lexicon import LexiconRecogniser, can_decode, check_lexicon, is_lexicon
 from slm.recogniser_files import check_folder, check_recogniser
 from slm.transcribe import Recogniser, Transcriber
 from slm.units import load_encoder
@@ -15,8 +15,8 @@ from slm.units.sequence import UnitEncoder
 
 
 def has_recogniser(bundle: Path) -> bool:
-    """Whether a bundle's folder holds one."""
-    return (bundle / "asr" / "model.bin").exists() or is_lexicon(bundle / "asr")
+    """Whether a bundle's folder holds one that can be used here."""
+    return (bundle / "asr" / "model.bin").exists() or (is_lexicon(bundle / "asr") and can_decode())
 
 
 def open_recogniser(
@@ -35,7 +35,7 @@ def open_recogniser(
     folder = bundle / "asr"
     if asr is not None:
         return Transcriber(asr, languages, device=device, threads=threads)
-    if not has_recogniser(bundle):
+    if not (folder / "model.bin").exists() and not is_lexicon(folder):
         raise TresseError(f"the bundle {bundle} has no recogniser: give --asr NAME_OR_PATH of a faster-whisper model")
     check_asr(folder)
     if not is_lexicon(folder):

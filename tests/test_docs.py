@@ -94,7 +94,7 @@ RUNS = {
     "make lint": Run(),
     "make fuzz": Run(),
     "make check-docs": Run(),
-    "tresse continue slm/bundles/braid/examples/en-1.flac --to fr --out reply.wav": TALK,
+    "tresse continue slm/bundles/natural/examples/en-1.flac --to fr --out reply.wav": TALK,
     "tresse continue story.wav --to fr --out reply.wav": TALK,
     "tresse continue story.zip --turn 2 --out reply.wav": Run("", "reply.wav"),
     "tresse record folder/ --to en fr --out replies/": Run("--max-seconds 1", "replies/manifest.jsonl"),

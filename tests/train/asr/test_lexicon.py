@@ -224,6 +224,15 @@ def test_a_sentence_has_a_capital_and_a_full_stop() -> None:
     assert sentence([]) == ""
 
 
+def test_without_the_decoder_there_are_no_transcripts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page goes on without them; who asks for one is told what is missing."""
+    assert has_recogniser(folder.parent)
+    monkeypatch.setattr("slm.lexicon.importlib.util.find_spec", lambda name: None)
+    assert not has_recogniser(folder.parent)
+    with pytest.raises(TresseError, match="pip install flashlight-text"):
+        open_recogniser(folder.parent, ["en"], encoder=load_encoder(UNITS))
+
+
 # its files
 
 
