@@ -24,11 +24,13 @@ from starlette.middleware import Middleware
 from demo import tending
 from demo.guard import Guard
 from demo.limits import MAX_EVENT, MAX_UPLOAD, Limits
+from demo.page import HEARTBEAT_SECONDS
 from demo.password import Password
 from demo.programs import add_programs
 from demo.recordings import open_folder
-from demo.routes import HEARTBEAT_SECONDS, WEB, plots, routes
+from demo.routes import WEB, plots, routes
 from demo.service import KEEP_SECONDS, Service
+from demo.sockets import PING_SECONDS
 from demo.theme import HEAD, LOGO, STYLE, theme
 from demo.transcripts import Transcripts
 from slm import decoding
@@ -110,7 +112,7 @@ def launch_options(
 ) -> dict[str, Any]:
     """Arguments for `Blocks.launch`: the theme, the page's addresses, and nothing that leaves the machine. hosts: names that
     the server answers to, beside this machine's own; account: user and password that it asks for."""
-    asking = [Middleware(Password, account=account)] if account else []
+    asking = [Middleware(Password, account=account, tickets=service.tickets)] if account else []
     return {
         "theme": theme(),
         "css": STYLE,
@@ -163,6 +165,7 @@ def start(
         raise TresseError(f"cannot serve on {host}:{port} (is it in use?): choose another port") from error
     page.server.config.ws_max_size = MAX_EVENT  # read at each connection
     page.server.config.ws_per_message_deflate = False
+    page.server.config.ws_ping_timeout = PING_SECONDS
     threading.Thread(target=tending.tidy, args=(service,), daemon=True).start()
     return Served(page, service), url
 

@@ -19,13 +19,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from demo.requests import Call, Cancel, Refused, Reset, function_number, read, read_call
+from demo.sockets import REALTIME, TALK
 
 log = logging.getLogger(__name__)
 
 MAX_UPLOAD = 50_000_000
 """Bytes of a recording."""
-MAX_PIECE = 2_000_000
-"""Bytes in one piece of the microphone's sound."""
 MAX_FORM = 100_000
 """Bytes of any other request."""
 AROUND_A_FILE = 10_000
@@ -35,17 +34,17 @@ MAX_TOGETHER = 400_000_000
 MAX_KEPT, KEPT_SECONDS = 4_000_000_000, 7200.0
 """Bytes that programs may upload in so many s: Gradio deletes them later."""
 MAX_EVENT = 2_000_000
-"""Characters of one event of a socket: half a minute of sound."""
+"""Characters or bytes of one frame of a socket: half a minute of sound."""
 MAX_SOCKETS = 200
+"""Programs that are connected; of pages there are as many as sessions."""
 IDLE_SECONDS = 900.0
-"""s without an event after which a socket is closed."""
+"""s without an event after which a program's socket is closed."""
 TOO_LARGE, TOO_BUSY, IDLE = 1009, 1013, 1001
 """Why a socket is closed."""
 LONGEST_PATH = 4000
 STALLED_SECONDS = 30.0
 """s without a byte after which a sender is let go."""
 OURS = re.compile(r"/tresse/(.*)$")
-SOCKET = re.compile(r"/v1/realtime$")
 GRADIOS = re.compile(r"/gradio_api/(.*?)/?$")
 CLOSED = re.compile(r"/(gradio_api/)?(proxy=|monitoring|vibe|dev/|profiling|deep_link|run-history|component_server)")
 """Addresses of Gradio that nobody here needs."""
@@ -59,7 +58,7 @@ class Limits:
         self.together = 0
         """Bytes of the requests that are on their way."""
         self.sockets = 0
-        """Sockets that are open."""
+        """Sockets of programs that are open."""
         self._kept: deque[tuple[float, int]] = deque()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,10 +97,11 @@ class Limits:
 
     async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         """A socket, where there is one at this address and not too many are open; it is closed when it is too much."""
-        if not SOCKET.search(scope["path"]):
+        if not scope["path"].endswith((TALK, REALTIME)):
             await JSONResponse({"problem": "there is nothing at this address"}, 404)(scope, receive, send)
             return
-        if self.sockets >= MAX_SOCKETS:
+        program = scope["path"].endswith(REALTIME)
+        if program and self.sockets >= MAX_SOCKETS:
             problem = "too many programs are here: please try again in a minute"
             await JSONResponse({"problem": problem}, 503)(scope, receive, send)
             return
@@ -111,7 +111,7 @@ class Limits:
             nonlocal size
             self.together, size = self.together - size, 0  # the event before was dealt with
             try:
-                message = await asyncio.wait_for(receive(), IDLE_SECONDS)
+                message = await asyncio.wait_for(receive(), IDLE_SECONDS if program else None)
             except TimeoutError:
                 return await _close(send, IDLE, f"nothing came for {IDLE_SECONDS:.0f} s")
             size = len(message.get("text") or message.get("bytes") or "")
@@ -122,11 +122,11 @@ class Limits:
                 return await _close(send, TOO_BUSY, "too much is on its way: try again in a minute")
             return message
 
-        self.sockets += 1
+        self.sockets += program
         try:
             await self.app(scope, receiving, send)
         finally:
-            self.sockets -= 1
+            self.sockets -= program
             self.together -= size
 
     async def _checked(self, scope: Scope, body: _Body) -> Receive:
@@ -229,8 +229,8 @@ async def _close(send: Send, code: int, reason: str) -> Message:
 def _most(path: str) -> int:
     """Bytes that a request to this address may have."""
     ours = OURS.search(path)
-    if ours and ours[1] in ("upload", "hear", "voice"):
-        return MAX_UPLOAD if ours[1] == "upload" else MAX_PIECE
+    if ours and ours[1] == "upload":
+        return MAX_UPLOAD
     named = GRADIOS.search(path)
     return MAX_UPLOAD + AROUND_A_FILE if named and named[1] == "upload" else MAX_FORM
 

@@ -1,17 +1,12 @@
-"""What the server says to a page: the binary form of a message, and prompts, replies and units as JSON.
-
-A message is 4 bytes length of the JSON, 4 bytes length of the sound, both little-endian, then the two.
-"""
+"""What the server says to a page: messages, and prompts, replies and units as JSON."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import struct
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,24 +17,34 @@ if TYPE_CHECKING:
     from slm.continuation import Prompt
     from slm.speaking import Chunk
 
-HEARTBEAT = bytes(8)
-"""The empty message, which a page does not count."""
 KEEP_SECONDS, KEEP_BYTES = 60.0, 4_000_000
-"""Messages are kept for a page whose line breaks: so long, and so many bytes of them."""
-GOODBYE = b""
-"""No message: the server stops, and the line ends."""
+"""Messages are kept for a page whose connection breaks: so long, and so many bytes of them."""
 
 
-def encode(kind: str, audio: bytes = b"", **values: Any) -> bytes:
-    """A message of this type: the values as JSON, then the sound."""
-    text = json.dumps({"type": kind, **values}, ensure_ascii=False).encode()
-    return struct.pack("<II", len(text), len(audio)) + text + audio
+@dataclass(frozen=True)
+class Message:
+    """A frame of JSON: the values, of which "type" says what it is about. sound: 16-bit little-endian samples, in a frame
+    of their own behind it; None: there is no such frame."""
+
+    values: dict[str, Any]
+    sound: bytes | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The JSON."""
+        return json.dumps(self.values, ensure_ascii=False)
+
+    @property
+    def frames(self) -> tuple[str | bytes, ...]:
+        """What is sent."""
+        return (self.text,) if self.sound is None else (self.text, self.sound)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.frames))
 
 
-def decode(message: bytes) -> tuple[dict[str, Any], bytes]:
-    """What `encode` made a message of: the values with their "type", and the sound."""
-    text, _ = struct.unpack_from("<II", message)
-    return json.loads(message[8 : 8 + text]), message[8 + text :]
+GOODBYE = Message({"type": "goodbye"})
+"""No message: the connection ends."""
 
 
 def reply_key(turn: int, part: int | str) -> dict[str, Any]:
@@ -111,36 +116,25 @@ def units_of(chunks: list[Chunk]) -> dict[str, Any]:
 
 
 class Sent:
-    """The latest messages to a page, so that it gets those that a broken line swallowed."""
+    """The latest messages to a page, so that it gets those that a broken connection swallowed."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._kept: deque[tuple[float, bytes]] = deque()
-        self._bytes = 0
+        self._kept: deque[tuple[float, Message]] = deque()
+        self._size = 0
 
-    def add(self, message: bytes) -> None:
+    def add(self, message: Message) -> None:
         """A further message; the oldest are let go."""
         now = time.monotonic()
         self._count += 1
         self._kept.append((now, message))
-        self._bytes += len(message)
-        while self._kept and (self._bytes > KEEP_BYTES or now - self._kept[0][0] > KEEP_SECONDS):
-            self._bytes -= len(self._kept.popleft()[1])
+        self._size += len(message)
+        while self._kept and (self._size > KEEP_BYTES or now - self._kept[0][0] > KEEP_SECONDS):
+            self._size -= len(self._kept.popleft()[1])
 
-    def after(self, received: int) -> list[bytes] | None:
+    def after(self, received: int) -> list[Message] | None:
         """The messages that follow the first `received` ones; None where not all of them are here any more."""
         missed = self._count - received
         if not 0 <= missed <= len(self._kept):
             return None
         return [message for _, message in self._kept][len(self._kept) - missed :]
-
-
-def outbox(loop: asyncio.AbstractEventLoop) -> tuple[asyncio.Queue[bytes], Callable[[bytes], None]]:
-    """A queue of this loop, and a function that any thread may put messages into it with."""
-    queue: asyncio.Queue[bytes] = asyncio.Queue()
-
-    def send(message: bytes) -> None:
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(queue.put_nowait, message)
-
-    return queue, send

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
 from demo.conversation import MAX_SEED, SAME, Settings
-from slm.errors import TresseError
+from slm.errors import MENDS, TresseError, machine_fault
 from slm.schema import first_problem
 from slm.settings import MAX_SECONDS, TEMPERATURE, TOP_P
 from slm.turn_ends import PATIENCE, PatienceName
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T", bound=BaseModel)
+
+UNEXPECTED = "something went wrong here, not on your side: please try again; the server's log says more"
 
 
 class Refused(TresseError):
@@ -84,23 +89,46 @@ ACTIONS: dict[str, type[BaseModel]] = {
     "again": Nothing,
     "new": Nothing,
 }
-"""What the page's buttons send, by name."""
+"""What is done with a story, by name."""
 
 
-class Listen(_Asked):
-    """Which page listens, and how many messages it got over the line before."""
+class Example(_Asked):
+    """An example prompt as the prompt."""
 
-    page: Text = ""
+    number: Number
+
+
+class OpenMicrophone(_Asked):
+    """Sound follows, at `rate` Hz. use: a prompt up to the command "finish", turns hands-free, or a check of the voice up to
+    "finish", of which nothing is kept."""
+
+    rate: Annotated[int, Field(ge=8000, le=192_000)]
+    use: Literal["prompt", "free", "check"] = "prompt"
+
+
+COMMANDS: dict[str, type[BaseModel]] = {
+    **ACTIONS,
+    "example": Example,
+    "microphone": OpenMicrophone,
+    "finish": Nothing,
+}
+"""What the page says, by name."""
+
+
+class Command(_Asked):
+    """What the page says: the name of one of COMMANDS, and its values; the answer has the same id."""
+
+    id: Annotated[int, Field(ge=0, le=10**12)]
+    do: Text
+    values: dict[str, Any] = {}
+
+
+class Connect(_Asked):
+    """Which page connects, to which session, and how many messages it got over the connection before."""
+
+    session: str = ""
+    page: Annotated[str, Field(min_length=1, max_length=100)]
     received: Annotated[int, Field(ge=0, le=10**12)] = 0
-
-
-class Piece(_Asked):
-    """A piece of the microphone's sound, at `rate` Hz."""
-
-    rate: Annotated[int, Field(ge=8000, le=192_000)] = 16000
-    free: str | None = None
-    first: str | None = None
-    last: str | None = None
 
 
 class Sound(_Asked):
@@ -206,3 +234,13 @@ def function_number(body: bytes) -> int | None:
         return None
     number = values.get("fn_index") if isinstance(values, dict) else None
     return number if isinstance(number, int) else None
+
+
+def problem_of(error: Exception) -> str:
+    """The line for who asked, called where it is caught. What is not the asker's to mend is logged."""
+    if isinstance(error, TresseError):
+        return str(error)
+    log.exception("a request failed")
+    if isinstance(error, OSError) and error.errno in MENDS:  # a full disk, for one
+        return str(machine_fault(OSError(error.errno, "")))  # without the name of the file
+    return UNEXPECTED

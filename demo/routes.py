@@ -1,21 +1,18 @@
 """The addresses that the page talks to, all below /tresse, and the socket for programs (`demo.realtime`).
 
-Messages to the page come over one long answer (`listen`); what the page says goes in short requests, one after the other, so
-that no proxy needs to know more than HTTP.
+What is said goes over the page's socket (`demo.page`); files come and go by requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
@@ -23,23 +20,19 @@ from demo import archive, recordings
 from demo.benchmark import Benchmark
 from demo.dialogue import Dialogue, Dialogues
 from demo.exports import export
-from demo.messages import GOODBYE, HEARTBEAT, outbox, voice_facts
-from demo.realtime.socket import PATH, Realtime
-from demo.requests import ACTIONS, Listen, Piece, Refused, Sound, Story, read
+from demo.page import PageSocket, example
+from demo.realtime.socket import Realtime
+from demo.requests import Sound, Story, problem_of, read
 from demo.service import Service
-from demo.sessions import UNEXPECTED, Session
+from demo.sessions import Session
+from demo.sockets import REALTIME, TALK
 from slm.audio import read_audio
-from slm.errors import MENDS, TresseError, machine_fault
+from slm.errors import TresseError
 
 if TYPE_CHECKING:
     from slm.bundle import Bundle
 
-log = logging.getLogger(__name__)
-
 WEB = Path(__file__).with_name("web")
-HEARTBEAT_SECONDS = 3.0
-"""s after which something is sent to a silent page, so that proxies keep the line open, and the page knows that it is."""
-
 PLOTS = {".png", ".svg"}
 PRIVATE = {"Cache-Control": "no-store"}
 """For what one session alone may have."""
@@ -52,14 +45,10 @@ def routes(service: Service) -> list[BaseRoute]:
     pages = Pages(service)
     handlers: list[tuple[str, Handler, str]] = [
         ("health", pages.health, "GET"),
-        ("listen", pages.listen, "GET"),
-        ("hear", pages.hear, "POST"),
-        ("voice", pages.voice, "POST"),
+        ("ticket", pages.ticket, "GET"),
         ("dialogue/{language}.flac", pages.dialogue_sound, "GET"),
         ("dialogue/{language}", pages.dialogue, "GET"),
-        ("do/{action}", pages.do, "POST"),
         ("upload", pages.upload, "POST"),
-        ("example/{number:int}", pages.example, "POST"),
         ("example/{number:int}.flac", pages.example_sound, "GET"),
         ("sound", pages.sound, "GET"),
         ("story", pages.story, "GET"),
@@ -71,7 +60,8 @@ def routes(service: Service) -> list[BaseRoute]:
     ]
     return [
         *(Route(f"/tresse/{path}", kindly(handler), methods=[method]) for path, handler, method in handlers),
-        WebSocketRoute(PATH, Realtime(service).connect),
+        WebSocketRoute(TALK, PageSocket(service).connect),
+        WebSocketRoute(REALTIME, Realtime(service).connect),
         Mount("/tresse/web", StaticFiles(directory=WEB)),
     ]
 
@@ -84,10 +74,8 @@ def kindly(handler: Handler) -> Handler:
             return await handler(request)
         except TresseError as error:
             return JSONResponse({"problem": str(error)}, getattr(error, "status", 400))
-        except OSError as error:  # a full disk, for one
-            log.exception("a request failed")
-            nameless = machine_fault(OSError(error.errno, "")) if error.errno in MENDS else None
-            return JSONResponse({"problem": str(nameless or UNEXPECTED)}, 503)
+        except OSError as error:
+            return JSONResponse({"problem": problem_of(error)}, 503)
         except ClientDisconnect:
             return Response(status_code=499)
 
@@ -119,46 +107,9 @@ class Pages:
             }
         )
 
-    async def listen(self, request: Request) -> Response:
-        """One long answer with all messages to a session."""
-        address, asked = request.client.host if request.client else "", read(Listen, dict(request.query_params))
-        session = self.service.open_session(_asked(request), address)
-        queue, send = outbox(asyncio.get_running_loop())
-        await asyncio.to_thread(session.attach, send, asked.page, asked.received)
-
-        async def messages() -> AsyncIterator[bytes]:
-            try:
-                while not self.service.stopping.is_set():
-                    try:
-                        message = await asyncio.wait_for(queue.get(), HEARTBEAT_SECONDS)
-                    except TimeoutError:
-                        message = HEARTBEAT
-                    if message != GOODBYE:
-                        yield message
-            finally:
-                session.detach(send)
-
-        return StreamingResponse(
-            messages(),
-            media_type="application/octet-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-        )
-
-    async def hear(self, request: Request) -> Response:
-        """A piece of what the microphone hears: 16-bit samples at `rate` Hz."""
-        session, piece = self._session(request), read(Piece, dict(request.query_params))
-        samples = _samples(await request.body())
-        flags = (piece.free is not None, piece.first is not None, piece.last is not None)
-        await session.commands.run(session.hear, samples, piece.rate, *flags)
-        return Response(status_code=204)
-
-    async def voice(self, request: Request) -> Response:
-        """What the model would make of a voice: 16-bit samples at `rate` Hz, of which nothing is kept."""
-        session, rate = self._session(request), read(Piece, dict(request.query_params)).rate
-        samples = _samples(await request.body())
-        prompt = await session.commands.run(self.service.bundle.prompt, samples, rate)
-        known = {"language": prompt.language, "in_domain": prompt.in_domain, **voice_facts(prompt)}
-        return JSONResponse(known, headers=PRIVATE)
+    async def ticket(self, request: Request) -> Response:
+        """What lets the page's socket in, where there is a password."""
+        return JSONResponse({"ticket": self.service.tickets.draw()}, headers=PRIVATE)
 
     async def _dialogue(self, request: Request) -> Dialogue:
         session, language = self._session(request), request.path_params["language"]
@@ -171,14 +122,6 @@ class Pages:
     async def dialogue_sound(self, request: Request) -> Response:
         """Its sound."""
         return Response((await self._dialogue(request)).sound, media_type="audio/flac")
-
-    async def do(self, request: Request) -> Response:
-        """An action of the page, by name."""
-        session, action = self._session(request), request.path_params["action"]
-        if action not in ACTIONS:
-            raise Refused(f"the page asks for {action[:40]!r}, which is unknown: reload it")
-        await session.commands.run(session.do, action, read(ACTIONS[action], await request.body()))
-        return Response(status_code=204)
 
     async def upload(self, request: Request) -> Response:
         """A recording as a prompt."""
@@ -196,22 +139,9 @@ class Pages:
         await session.commands.run(session.hear_file, waveform, rate)
         return Response(status_code=204)
 
-    def _example(self, request: Request) -> Path:
-        examples, number = self.service.bundle.examples, request.path_params["number"]
-        if not 0 <= number < len(examples):
-            raise TresseError("there is no such example: reload the page")
-        return examples[number].path
-
-    async def example(self, request: Request) -> Response:
-        """An example prompt as the prompt."""
-        session, path = self._session(request), self._example(request)
-        waveform, rate = await asyncio.to_thread(read_audio, path, self.service.bundle.max_prompt_seconds)
-        await session.commands.run(session.hear_file, waveform, rate)
-        return Response(status_code=204)
-
     async def example_sound(self, request: Request) -> Response:
         """The sound of an example prompt."""
-        return FileResponse(self._example(request))
+        return FileResponse(example(self.service.bundle, request.path_params["number"]))
 
     async def sound(self, request: Request) -> Response:
         """The sound of a prompt or a reply, as WAV."""
@@ -266,11 +196,6 @@ class Pages:
         folder, session = self._folder(), self._session(request)
         path = recordings.file_of(folder, tuple(session.kept), **request.path_params)
         return FileResponse(path, headers=PRIVATE)
-
-
-def _samples(data: bytes) -> np.ndarray:
-    """16-bit little-endian samples -> float32 [n]."""
-    return np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / 32768
 
 
 def _asked(request: Request) -> str:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from demo.password import Tickets
 from demo.sessions import Session
 from demo.transcripts import Transcripts
 from demo.waiting_line import WaitingLine
@@ -33,6 +34,7 @@ class Service:
         self.bundle, self.folder, self.transcripts = bundle, folder, transcripts or Transcripts()
         self.waiting_line = WaitingLine(places)
         self.stopping = threading.Event()
+        self.tickets = Tickets()
         self._sessions: dict[str, Session] = {}
         self._asked: dict[str, list[float]] = {}
         """By address, when it asked for new sessions in the last minute."""

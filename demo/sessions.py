@@ -1,4 +1,4 @@
-"""A session: one open page with its story, its microphone, the reply under way, and the messages that go to it.
+"""A session: one open page or program with its story, its microphone, the reply under way, and the messages that go to it.
 
 Everything that takes time runs in threads; messages are handed to the event loop that writes them to the browser. A page
 that is closed ends its work at once and is forgotten some minutes later, so that a lost connection does not cost the story.
@@ -7,7 +7,6 @@ that is closed ends its work at once and is forgotten some minutes later, so tha
 from __future__ import annotations
 
 import functools
-import logging
 import secrets
 import threading
 import time
@@ -23,7 +22,7 @@ from demo import messages, recordings
 from demo.anticipation import Anticipated, Asked, ReadPrompt
 from demo.conversation import Conversation, Settings, Speaking, Turn
 from demo.microphone import Microphone
-from demo.requests import Choose, Nothing, SettingsAsked, Stop
+from demo.requests import Choose, Nothing, SettingsAsked, Stop, problem_of
 from demo.transcripts import LiveTranscript, Report, Words
 from demo.waiting_line import BUSY, Commands, Left
 from slm.errors import TresseError
@@ -35,14 +34,11 @@ if TYPE_CHECKING:
     from slm.continuation import Prompt
     from slm.speaking import Chunk
 
-log = logging.getLogger(__name__)
-
 MESSAGE_INTERVAL = 0.06
 """s between two messages of sound: a reply that is made faster than it sounds costs few, larger ones."""
 END_SECONDS = 10.0
 """s that a reply may take to end."""
 NOBODY = "nobody listens to this story: open its page again"
-UNEXPECTED = "something went wrong here, not on your side: please try again; the server's log says more"
 UNKNOWN = "I know only those of the buttons, and may have misunderstood"
 
 
@@ -60,7 +56,7 @@ class Session:
         self.patience: PatienceName = PATIENCE
         """How soon a pause is taken for the end of a turn, hands-free."""
         self.left: float | None = time.monotonic()
-        self._send: Callable[[bytes], None] | None = None
+        self._send: Callable[[messages.Message], None] | None = None
         self._page = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -77,27 +73,31 @@ class Session:
 
     # ---- the connection ---------------------------------------------------------------------------------------------
 
-    def attach(self, send: Callable[[bytes], None], page: str, received: int = 0) -> None:
-        """A browser listens: it is told how things stand. page: the same when a lost connection is made again; received:
-        how many messages it got over that one. It is told the others, where they are still here.
+    def attach(self, send: Callable[[messages.Message], None], page: str, received: int = 0) -> None:
+        """A page or program is connected: it is told how things stand. page: the same when a lost connection is made again,
+        "" where it cannot be; received: how many messages came over that one. The others are told, where they are still
+        here. The connection before ends.
 
         Raises TresseError where another page listens under this name, as a duplicated browser tab does.
         """
         with self._wire:
             if self.left is None and page != self._page:
                 raise TresseError("this story is open in another tab already")
+            if self._send is not None:
+                self._send(messages.GOODBYE)
             missed = self._sent.after(received) if page == self._page and received else None
             self._send, self._page, self.left = send, page, None
             working = self._thread is not None and self._thread.is_alive()
-            send(messages.encode("hello", session=self.name, resumed=missed is not None, working=working))
+            hello = {"session": self.name, "resumed": missed is not None, "working": working}
+            send(messages.Message({"type": "hello", **hello}))
             for message in missed or []:
                 send(message)
             if missed is None:
                 self._sent = messages.Sent()
                 self.tell_story()
 
-    def detach(self, send: Callable[[bytes], None]) -> None:
-        """The browser is gone: its work ends."""
+    def detach(self, send: Callable[[messages.Message], None]) -> None:
+        """Who was connected is gone: the work ends."""
         with self._wire:
             if self._send == send:
                 self._send, self.left, self._microphone = None, time.monotonic(), None
@@ -105,17 +105,18 @@ class Session:
                 self.withdraw()
 
     def hang_up(self) -> None:
-        """The server ends the line to the browser, and the work for it."""
+        """The server ends the connection, and the work for it."""
         self._stop.set()
         self.withdraw()
         if (send := self._send) is not None:
             send(messages.GOODBYE)
 
-    def tell(self, kind: str, audio: bytes = b"", **values: Any) -> None:
-        """A message to the browser, where there is one: see `demo.messages`."""
-        message = messages.encode(kind, audio, **values)
+    def tell(self, kind: str, audio: bytes | None = None, **values: Any) -> None:
+        """A message to who is connected, where anybody is: see `demo.messages`."""
+        message = messages.Message({"type": kind, **values}, audio)
         with self._wire:
-            self._sent.add(message)
+            if self._page:  # it may come back
+                self._sent.add(message)
             if self._send is not None:
                 self._send(message)
 
@@ -179,22 +180,35 @@ class Session:
         with self._lock:
             self.answer(lambda before: (waveform, rate, self.service.bundle.prompt(waveform, rate, before)))
 
-    def hear(self, samples: np.ndarray, rate: int, hands_free: bool, first: bool, last: bool) -> None:
-        """A piece of the microphone's sound: float32 [n] at `rate` Hz. Raises TresseError where it is too much."""
+    @property
+    def listening(self) -> bool:
+        """Whether a microphone is open."""
+        return self._microphone is not None
+
+    def open_microphone(self, rate: int, hands_free: bool) -> None:
+        """Listen to a microphone of `rate` Hz. What was heard before and not answered is forgotten."""
         with self._lock:
-            if first or self._microphone is None:
-                self.withdraw()
-                self._microphone = Microphone(self, self.service.bundle, self.service.transcripts, rate, hands_free)
-            microphone = self._microphone
+            self.withdraw()
+            self._microphone = Microphone(self, self.service.bundle, self.service.transcripts, rate, hands_free)
+
+    def hear(self, samples: np.ndarray) -> None:
+        """More of the microphone's sound: float32 [n]; where none is open nothing is done. Raises TresseError where it is
+        too much, or cannot be answered: the microphone is closed then."""
+        with self._lock:
             try:
-                microphone.push(samples, rule_of(self.patience))
-                if last:
-                    self._microphone = None
-                    self.withdraw()
-                    microphone.finish()
+                if self._microphone is not None:
+                    self._microphone.push(samples, rule_of(self.patience))
             except TresseError:
                 self._microphone = None
                 raise
+
+    def finish(self) -> None:
+        """The microphone is closed; what was said into it by button is the prompt. Raises TresseError as `answer` does."""
+        with self._lock:
+            microphone, self._microphone = self._microphone, None
+            self.withdraw()
+            if microphone is not None:
+                microphone.finish()
 
     def close_microphone(self) -> None:
         """Forget what was heard and not answered."""
@@ -311,11 +325,8 @@ class Session:
             self._record(turn, number)
         except Left:
             self.tell_context()
-        except TresseError as error:
-            self.tell("problem", text=str(error))
-        except Exception:
-            log.exception("a turn failed")
-            self.tell("problem", text=UNEXPECTED)
+        except Exception as error:
+            self.tell("problem", text=problem_of(error))
         finally:
             if ready is not None:
                 ready.withdraw()

@@ -1,31 +1,54 @@
-"""A Python stand-in for a browser tab: speaks the page's protocol (demo/sessions.py, demo/routes.py) over HTTP."""
+"""A Python stand-in for a browser tab: speaks the page's protocol (demo/page.py) over its WebSocket."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
-import struct
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import numpy as np
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+WAIT = 60.0
 
 
 class Talker:
-    """An open page. `messages`: all that the server said, with the s since the page was opened under "at"."""
+    """An open page. `messages`: all that the server said, with the s since the page was opened under "at". more: for the
+    connection."""
 
-    def __init__(self, url: str, session: str | None = None) -> None:
+    def __init__(self, url: str, session: str | None = None, received: int = 0, page: str = "", **more: Any) -> None:
         self.url = f"{url.rstrip('/')}/tresse/"
-        self.session, self.page = session or "", secrets.token_hex(4)
+        self.session, self.page = session or "", page or secrets.token_hex(4)
         self.messages: list[dict[str, Any]] = []
         self.sound: dict[tuple[int, int], list[tuple[float, np.ndarray]]] = {}
+        self.answers: dict[int | None, dict[str, Any]] = {}
+        self.taken = 0
+        """Frames of sound that the server has dealt with."""
+        self.closed: tuple[int, str] | None = None
+        """Code and reason, once the server has closed the connection."""
         self._changed = threading.Condition()
-        self._client = httpx.Client(timeout=60)
+        self._client = httpx.Client(timeout=WAIT)
+        self._numbers = itertools.count()
         self._began = time.monotonic()
-        self._leaving = False
+        self._client.get(f"{self.url}health")  # as a browser does, it has a cookie before it connects
+        if self._client.cookies:
+            cookies = "; ".join(f"{name}={value}" for name, value in self._client.cookies.items())
+            more.setdefault("additional_headers", {})["Cookie"] = cookies
+        asked = urlencode(self._params(page=self.page, received=received))
+        self.socket = connect(
+            f"{self.url.replace('http', 'ws', 1)}talk?{asked}",
+            open_timeout=WAIT,
+            ping_interval=None,
+            max_size=None,
+            **more,
+        )
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()
         self.wait("hello")
@@ -34,29 +57,35 @@ class Talker:
         return {"session": self.session, **values}
 
     def _listen(self) -> None:
-        received = b""
-        with self._client.stream("GET", f"{self.url}listen", params=self._params(page=self.page)) as response:
-            for part in response.iter_raw():
-                received += part
-                while len(received) >= 8:
-                    text, sound = struct.unpack("<II", received[:8])
-                    if len(received) < 8 + text + sound:
-                        break
-                    if text:
-                        self._take(json.loads(received[8 : 8 + text]), received[8 + text : 8 + text + sound])
-                    received = received[8 + text + sound :]
-                if self._leaving:
-                    return
-
-    def _take(self, message: dict[str, Any], sound: bytes) -> None:
+        audio: dict[str, Any] = {}
+        try:
+            for frame in self.socket:
+                if isinstance(frame, bytes):
+                    self._take(audio, frame)
+                elif (message := json.loads(frame))["type"] == "audio":
+                    audio = message
+                else:
+                    self._take(message)
+        except ConnectionClosed:
+            pass
         with self._changed:
+            self.closed = (self.socket.close_code or 0, self.socket.close_reason or "")
+            self._changed.notify_all()
+
+    def _take(self, message: dict[str, Any], sound: bytes = b"") -> None:
+        with self._changed:
+            message["at"] = time.monotonic() - self._began
             if message["type"] == "hello":
                 self.session = message["session"]
-            message["at"] = time.monotonic() - self._began
+            if message["type"] == "answer":
+                self.answers[message["id"]] = message
+            elif message["type"] == "taken":
+                self.taken += 1
+            elif message["type"] != "beat":
+                self.messages.append(message)
             if message["type"] == "audio":
                 samples = np.frombuffer(sound, "<i2").astype(np.float32) / 32767
                 self.sound.setdefault((message["turn"], message["part"]), []).append((message["at"], samples))
-            self.messages.append(message)
             self._changed.notify_all()
 
     def of(self, kind: str) -> list[dict[str, Any]]:
@@ -65,15 +94,17 @@ class Talker:
 
     def wait(self, kind: str, count: int = 1, seconds: float = 30) -> dict[str, Any]:
         """Wait for the count-th message of a type."""
-        deadline = time.monotonic() + seconds
-        with self._changed:
-            while len(self.of(kind)) < count:
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise TimeoutError(f"no {kind} among {[message['type'] for message in self.messages]}")
+        self.until(lambda: len(self.of(kind)) >= count, seconds)
         return self.of(kind)[count - 1]
 
+    def until(self, true: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait until a message makes something so."""
+        with self._changed:
+            if not self._changed.wait_for(true, seconds):
+                raise TimeoutError(f"{[message['type'] for message in self.messages]}, {self.closed}")
+
     def eventually(self, true: Callable[[], bool], seconds: float = 20) -> None:
-        """Wait until something is so: messages come a moment after the answer to a request."""
+        """Wait until something is so: messages come a moment after the answer to a command."""
 
         def so() -> bool:
             try:
@@ -100,28 +131,47 @@ class Talker:
         """What came of a reply: float32 [samples]."""
         return np.concatenate([samples for _, samples in self.sound[(turn, part)]])
 
-    def post(self, path: str, body: bytes = b"", **params: Any) -> httpx.Response:
-        return self._client.post(f"{self.url}{path}", content=body, params=self._params(**params))
+    def upload(self, body: Any, **params: Any) -> httpx.Response:
+        """Send a file."""
+        return self._client.post(f"{self.url}upload", content=body, params=self._params(**params))
 
     def get(self, path: str, **params: Any) -> httpx.Response:
         return self._client.get(f"{self.url}{path}", params=self._params(**params))
 
-    def do(self, action: str, **values: Any) -> httpx.Response:
-        return self.post(f"do/{action}", json.dumps(values).encode())
+    def do(self, command: str, **values: Any) -> dict[str, Any]:
+        """The answer to a command."""
+        number = next(self._numbers)
+        self.socket.send(json.dumps({"id": number, "do": command, "values": values}))
+        self.until(lambda: number in self.answers or self.closed is not None, WAIT)
+        return self.answers[number]
 
-    def say(self, waveform: np.ndarray, rate: int = 16000, piece: float = 0.1, **flags: Any) -> None:
-        """Speak float32 [samples] in pieces of so many s; flags: free, last."""
+    def problem(self, command: str, **values: Any) -> str | None:
+        """Why a command is not done; None: it is."""
+        problem: str | None = self.do(command, **values)["problem"]
+        assert problem is None or (problem and problem.isprintable())
+        return problem
+
+    def sounds(self, waveform: np.ndarray, rate: int = 16000, piece: float = 0.1) -> None:
+        """What an open microphone hears, float32 [samples], in frames of so many s; the server has taken it afterwards."""
         data = np.round(np.clip(waveform, -1, 1) * 32767).astype("<i2")
-        step = round(piece * rate)
-        for start in range(0, len(data), step):
-            first = {"first": 1} if start == 0 and "more" not in flags else {}
-            last = {"last": 1} if start + step >= len(data) and "free" not in flags else {}
-            free = {"free": 1} if "free" in flags else {}
-            response = self.post("hear", data[start : start + step].tobytes(), rate=rate, **first, **last, **free)
-            assert response.status_code == 204, response.text
+        step, taken = round(piece * rate), self.taken
+        starts = range(0, len(data), step)
+        for start in starts:
+            self.socket.send(data[start : start + step].tobytes())
+        self.until(lambda: self.taken >= taken + len(starts) or self.closed is not None, 5 * WAIT)
+
+    def say(self, waveform: np.ndarray, rate: int = 16000, piece: float = 0.1) -> dict[str, Any]:
+        """Hold the button, speak, let go: the answer."""
+        self.do("microphone", rate=rate)
+        self.sounds(waveform, rate, piece)
+        return self.do("finish")
+
+    def listen(self, rate: int = 16000) -> None:
+        """Open a microphone hands-free."""
+        assert self.problem("microphone", rate=rate, use="free") is None
 
     def close(self) -> None:
-        """Close the page as a browser does: the line is cut."""
-        self._leaving = True
+        """Close the page as a browser does."""
+        self.socket.close()
         self._thread.join(10)
         self._client.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from demo import messages
+from demo.messages import Message
 from demo.realtime import told
 from demo.realtime.given import Wrong
 from slm.audio import ResampleStream
@@ -91,25 +91,24 @@ class Replies:
             if self._turn is not None and self._turn.ended:
                 self._finish(self._turn)
 
-    def take(self, message: bytes) -> None:
+    def take(self, message: Message) -> None:
         """A message of the session."""
-        values, sound = messages.decode(message)
-        handler = getattr(self, f"_on_{values['type']}", None)
+        handler = getattr(self, f"_on_{message.values['type']}", None)
         if handler is not None:
             with self._lock:
-                handler(values, sound)
+                handler(message.values, message.sound)
 
     # ---- what somebody said -----------------------------------------------------------------------------------------
 
-    def _on_speech(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_speech(self, values: dict[str, Any], sound: bytes | None) -> None:
         self.settle()
         self._prompt = told.new_id("item")
         self._emit(told.SpeechStarted(audio_start_ms=self.appended_ms, item_id=self._prompt))
 
-    def _on_pause(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_pause(self, values: dict[str, Any], sound: bytes | None) -> None:
         self._emit(told.SpeechStopped(audio_end_ms=self.appended_ms, item_id=self._prompt))
 
-    def _on_heard(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_heard(self, values: dict[str, Any], sound: bytes | None) -> None:
         self.settle()
         if not self._committed:
             self.commit()
@@ -132,10 +131,10 @@ class Replies:
 
     # ---- replies ----------------------------------------------------------------------------------------------------
 
-    def _on_queue(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_queue(self, values: dict[str, Any], sound: bytes | None) -> None:
         self._emit(told.Queued(position=values["position"]))
 
-    def _on_speaking(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_speaking(self, values: dict[str, Any], sound: bytes | None) -> None:
         if (turn := self._current(values)) is None:
             return
         item = told.Item(
@@ -151,13 +150,13 @@ class Replies:
         index = len(turn.replies) - 1
         self._emit(told.ItemAdded(response_id=turn.id, output_index=index, item=item.model_copy()))
 
-    def _on_audio(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_audio(self, values: dict[str, Any], sound: bytes | None) -> None:
         turn, spoken, key = self._reply(values)
-        if turn is not None and spoken is not None:
+        if turn is not None and spoken is not None and sound is not None:
             samples = np.frombuffer(sound, "<i2").astype(np.float32) / 32767
             self._send(spoken.resample.push(samples), key)
 
-    def _on_done(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_done(self, values: dict[str, Any], sound: bytes | None) -> None:
         turn, spoken, key = self._reply(values)
         if turn is None or spoken is None or spoken.ended:
             return  # a truncated reply is told again
@@ -171,7 +170,7 @@ class Replies:
         )
         self._emit(told.AudioDone(**key))
 
-    def _on_transcript(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_transcript(self, values: dict[str, Any], sound: bytes | None) -> None:
         if values["part"] == "prompt":
             if values["complete"] and (prompt := self._prompts.get(values["turn"])) is not None:
                 self._emit(told.Transcribed(item_id=prompt, transcript=values["text"]))
@@ -188,16 +187,16 @@ class Replies:
             self._emit(told.TranscriptDone(transcript=text, **key))
             self._finish_when_written(turn)
 
-    def _on_context(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_context(self, values: dict[str, Any], sound: bytes | None) -> None:
         self._context = {name: values[name] for name in ("used", "limit", "forgotten")}
 
-    def _on_problem(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_problem(self, values: dict[str, Any], sound: bytes | None) -> None:
         if self._turn is not None and not self._turn.ended:
             self._turn.problem = values["text"]
         problem = told.Problem(type="server_error", code="problem", message=values["text"])
         self._emit(told.Error(error=problem))
 
-    def _on_idle(self, values: dict[str, Any], sound: bytes) -> None:
+    def _on_idle(self, values: dict[str, Any], sound: bytes | None) -> None:
         if self.asked:  # the prompt could not be used
             self.asked, self._committed, self._prompt = False, False, told.new_id("item")
         if (turn := self._turn) is not None and not turn.ended:

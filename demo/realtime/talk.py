@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +25,9 @@ from demo.realtime.given import (
     read_object,
 )
 from demo.realtime.replies import Replies
-from demo.requests import Stop
-from demo.sessions import UNEXPECTED, Session
+from demo.requests import Stop, problem_of
+from demo.sessions import Session
 from slm.errors import TresseError
-
-log = logging.getLogger(__name__)
 
 
 class Talk:
@@ -75,9 +72,8 @@ class Talk:
             self._complain(name, wrong.kind, wrong.code, str(wrong), wrong.param)
         except TresseError as error:
             self._complain(name, "invalid_request_error", "refused", str(error))
-        except Exception:
-            log.exception("an event failed")
-            self._complain(name, "server_error", "unexpected", UNEXPECTED)
+        except Exception as error:
+            self._complain(name, "server_error", "unexpected", problem_of(error))
 
     def _complain(self, name: str | None, kind: str, code: str, message: str, param: str | None = None) -> None:
         problem = told.Problem(type=kind, code=code, message=message, param=param, event_id=name)
@@ -129,10 +125,12 @@ class Talk:
         self.replies.appended_ms = round(1000 * self._appended)
         self._hear(samples)
 
-    def _hear(self, samples: np.ndarray, last: bool = False) -> None:
+    def _hear(self, samples: np.ndarray) -> None:
         """Raises TresseError where it is too much; what was appended is lost then."""
+        if not self.session.listening:
+            self.session.open_microphone(self.settings.input_audio_rate, self._hands_free)
         try:
-            self.session.hear(samples, self.settings.input_audio_rate, self._hands_free, False, last)
+            self.session.hear(samples)
         except TresseError:
             self._forget()
             raise
@@ -177,7 +175,7 @@ class Talk:
         self.replies.asked = True
         try:
             self._committed = self._fresh = 0
-            self._hear(np.zeros(0, np.float32), last=True)
+            session.finish()
         except BaseException:
             self.replies.asked = False
             raise

@@ -51,7 +51,7 @@ export class FirstMinute {
     const { microphone } = this.talking;
     if (this.talking.turn || !this.link.connected) return;
     this.result = null;
-    await this.page.hush();
+    this.page.hush();
     await this.talking.setFree(false);
     try {
       await microphone.open();
@@ -59,7 +59,8 @@ export class FirstMinute {
       return this.page.say(error.name);
     }
     if (this.talking.turn || this.talking.free) return;
-    const mine = (this.checking = { pieces: [], hear: (piece) => mine.pieces.push(piece) });
+    const mine = (this.checking = { hear: (piece) => this.link.hear(piece) });
+    this.link.open(microphone.rate, "check");
     microphone.record(mine.hear);
     this.page.say("VoiceSpeak", true);
     this.show();
@@ -70,19 +71,16 @@ export class FirstMinute {
     if (this.checking !== mine) return;
     const { microphone } = this.talking;
     const meant = microphone.onPiece === mine.hear; // nobody pressed the button meanwhile
-    const { rate, meter } = microphone;
-    const { hint } = meter;
+    const { hint } = microphone.meter;
     if (meant) await microphone.stop();
     if (this.checking !== mine) return;
     this.checking = null;
     if (!meant) return this.show();
     this.page.say("VoiceThinks", true);
     this.show();
-    const body = new Blob(mine.pieces);
-    const answer = await fetch(this.link.url("voice", { rate }), { method: "POST", body }).catch(() => null);
-    const known = answer && (await answer.json().catch(() => null));
-    this.page.say(known ? null : "the server does not answer");
-    if (known) this.result = answer.ok ? known : { advice: hint || "none", problem: known.problem };
+    const { problem, lost, check } = await this.link.ask("finish");
+    this.page.say(lost ? problem : null);
+    if (!lost) this.result = check ?? { advice: hint || "none", problem };
     this.show();
   }
 

@@ -1,15 +1,17 @@
-// The line to the server: one long answer brings messages, short requests carry what the page says.
+// The connection to the server: a WebSocket, whose order is the order of everything that is said.
 //
-// A message is 4 bytes length of JSON, 4 bytes length of sound, both little-endian, then the two. The server sends something
-// every few seconds; a line on which nothing comes for longer is dead, whatever the browser thinks of it, and is made anew.
-// The server then repeats what the page has not received.
+// The page sends commands as JSON, {id, do, values}, each of which is answered, and the microphone's sound as frames of 16-bit
+// samples. The server sends messages as JSON; the frame behind one of the type "audio" is its sound. It sends something every
+// few seconds; a connection on which nothing comes for longer is dead, whatever the browser thinks of it, and is made anew. The
+// server then repeats what the page has not received.
 
 import { keep, recall } from "./stored.js";
 
 const LATEST_CHECK = 1000; // ms
-const LONGEST_REQUEST = 15_000; // ms
 const FIRST_TRY = 1500; // ms
 const CONNECTIONS = 6; // that browsers keep to one server
+const PIECE = 0.04; // s of sound in a frame: the server hears few larger ones with less work
+const UNTAKEN = 8; // frames of sound that the server has not taken yet: what comes after these goes together
 const AWAY = "the page is not connected to the server: wait a moment, then do it again";
 const BROKEN = "the line broke: what you did last may not have arrived, please do it again";
 
@@ -25,11 +27,12 @@ export class Link {
     this.page = hex(8);
     this.session = recall("session", "tresse-session"); // the server gives one in its hello
     this.received = 0; // messages since the server told the whole story
-    this.line = null; // AbortController of the long answer
-    this.connected = false; // the server has said hello over it
-    this.requests = new Set(); // AbortControllers
-    this.pieces = []; // sound that waits for the request before it
-    this.sending = null;
+    this.connected = false; // the server has said hello
+    this.socket = null;
+    this.asked = new Map(); // id of a command -> what its answer is given to
+    this.number = 0;
+    this.pieces = []; // sound that is not sent yet
+    this.untaken = 0;
     setInterval(() => this.check(), LATEST_CHECK);
     window.addEventListener("online", () => this.check());
     document.addEventListener("visibilitychange", () => this.check());
@@ -41,79 +44,87 @@ export class Link {
     return url;
   }
 
+  // ---- the connection -----------------------------------------------------------------------------------------------
+
   check() {
-    if (!this.line || performance.now() - this.latest < this.patience) return;
-    this.connected = false;
-    this.line.abort();
-    for (const request of this.requests) request.abort();
+    if (!this.socket || performance.now() - this.latest < this.patience) return;
+    this.uploads.abort();
+    this.hangUp();
   }
 
-  // Browsers keep connections for later requests; those are as dead as the line was. Asking over all of them at once finds one
-  // that works, and gives up those that do not. Whether there is one, known after at most `longest` ms.
-  async answers(longest) {
+  async connect() {
+    for (let tries = 0; ; tries += 1) {
+      const ticket = await this.draw(FIRST_TRY * Math.max(1, tries));
+      if (ticket !== null && (await this.listen(ticket))) tries = 0;
+      else if (ticket !== null && tries > 2) this.session = ""; // a duplicated tab: it gets a story of its own
+      this.onMessage({ type: "lost" });
+      await new Promise((done) => setTimeout(done, Math.min(5000, 300 * 2 ** tries)));
+    }
+  }
+
+  // A ticket for the socket; null where the server does not answer, known after at most `longest` ms. Browsers keep connections
+  // for later requests, which may be as dead as the socket was. Asking over all of them at once finds one that works, and gives
+  // up those that do not.
+  async draw(longest) {
     const request = new AbortController();
     const timer = setTimeout(() => request.abort(), longest);
-    const ask = (n) => fetch(this.url("health", { n }), { cache: "no-store", signal: request.signal });
+    const ask = async (n) => {
+      const response = await fetch(this.url("ticket", { n }), { cache: "no-store", signal: request.signal });
+      return (await response.json()).ticket;
+    };
     try {
-      await Promise.any(Array.from({ length: CONNECTIONS }, (_, n) => ask(n)));
-      return true;
+      return await Promise.any(Array.from({ length: CONNECTIONS }, (_, n) => ask(n)));
     } catch {
-      return false;
+      return null;
     } finally {
       clearTimeout(timer);
       request.abort();
     }
   }
 
-  async connect() {
-    await this.listen(0);
-    for (let tries = 0; ; tries += 1) {
-      this.onMessage({ type: "lost" });
-      await new Promise((done) => setTimeout(done, Math.min(5000, 300 * 2 ** tries)));
-      if ((await this.answers(FIRST_TRY * (tries + 1))) && (await this.listen(tries))) tries = -1;
-    }
-  }
-
-  // Until the line breaks. Whether there was one.
-  async listen(tries) {
-    const line = (this.line = new AbortController());
+  // Until the connection ends. Whether there was one.
+  listen(ticket) {
+    const url = this.url("talk", { page: this.page, received: this.received, ticket });
+    url.protocol = url.protocol.replace("http", "ws");
+    const socket = (this.socket = new WebSocket(url));
+    socket.binaryType = "arraybuffer";
+    this.uploads = new AbortController();
     this.latest = performance.now();
-    let listened = false;
-    try {
-      const url = this.url("listen", { page: this.page, received: this.received });
-      const response = await fetch(url, { cache: "no-store", signal: line.signal });
-      listened = response.ok;
-      if (listened) await this.read(response.body.getReader());
-      else if (tries > 1) this.session = ""; // a duplicated tab: it gets a story of its own
-    } catch {
-      // the server is away, or the line is dead
-    }
-    this.line = null;
-    this.connected = false;
-    return listened;
-  }
-
-  async read(reader) {
-    let bytes = new Uint8Array(0);
-    for (;;) {
-      const { done, value } = await reader.read();
-      if (done) return;
+    let audio = null; // the message whose sound comes next
+    socket.onmessage = ({ data }) => {
       this.latest = performance.now();
-      const joined = new Uint8Array(bytes.length + value.length);
-      joined.set(bytes);
-      joined.set(value, bytes.length);
-      bytes = joined;
-      while (bytes.length >= 8) {
-        const view = new DataView(bytes.buffer, bytes.byteOffset);
-        const [text, sound] = [view.getUint32(0, true), view.getUint32(4, true)];
-        if (bytes.length < 8 + text + sound) break;
-        if (text) this.take(JSON.parse(new TextDecoder().decode(bytes.subarray(8, 8 + text))), bytes.slice(8 + text, 8 + text + sound));
-        bytes = bytes.slice(8 + text + sound);
-      }
-    }
+      if (typeof data !== "string") return this.take(audio, data);
+      const message = JSON.parse(data);
+      if (message.type === "audio") audio = message;
+      else this.take(message);
+    };
+    return new Promise((done) => {
+      this.hangUp = socket.onclose = () => {
+        const listened = this.connected;
+        socket.onmessage = socket.onclose = null; // it may be long before a dead one is closed
+        socket.close();
+        this.socket = null;
+        this.connected = false;
+        for (const answer of this.asked.values()) answer({ problem: BROKEN, lost: true });
+        this.asked.clear();
+        this.pieces = [];
+        this.untaken = 0;
+        done(listened);
+      };
+    });
   }
 
   take(message, sound) {
+    if (message.type === "beat") return;
+    if (message.type === "taken") {
+      this.untaken -= 1;
+      return;
+    }
+    if (message.type === "answer") {
+      this.asked.get(message.id)?.(message);
+      this.asked.delete(message.id);
+      return;
+    }
     if (message.type === "hello") {
       this.session = message.session;
       keep("session", "tresse-session", this.session);
@@ -123,86 +134,71 @@ export class Link {
     this.onMessage(message, sound);
   }
 
-  // What is wrong; null where it arrived and was accepted, BROKEN where that is not known. longest: ms until it counts as lost.
-  async request(url, body, longest) {
-    if (!this.connected) return AWAY;
-    const request = new AbortController();
-    this.requests.add(request);
-    const timer = longest ? setTimeout(() => request.abort(), longest) : 0;
-    try {
-      const response = await fetch(url, { method: "POST", body, signal: request.signal });
-      return response.ok ? null : (await response.json()).problem;
-    } catch {
-      return request.signal.aborted ? BROKEN : "the server does not answer: is it still running?";
-    } finally {
-      clearTimeout(timer);
-      this.requests.delete(request);
-    }
+  // ---- what the page says -------------------------------------------------------------------------------------------
+
+  // The answer: its `problem` is null where the server has done it; `lost` where that is not known.
+  ask(name, values = {}) {
+    if (!this.connected) return Promise.resolve({ problem: AWAY, lost: true });
+    this.send();
+    this.number += 1;
+    this.socket.send(JSON.stringify({ id: this.number, do: name, values }));
+    return new Promise((done) => this.asked.set(this.number, done));
   }
 
-  // Whether it arrived and was accepted; where not, onProblem has been told.
-  async post(url, body, longest = LONGEST_REQUEST) {
-    const problem = await this.request(url, body, longest);
+  // Whether it was done; where not, onProblem has been told.
+  async act(name, values) {
+    const { problem } = await this.ask(name, values);
     if (problem) this.onProblem(problem);
     return !problem;
   }
 
-  act(action, values = {}) {
-    return this.post(this.url(`do/${action}`), JSON.stringify(values));
-  }
-
-  // The settings may arrive twice: they are sent until they do, while nothing newer is chosen.
+  // Settings that are lost are sent again when there is a connection.
   async set(values) {
-    this.settings = values;
-    for (let longest = FIRST_TRY; this.settings === values; longest *= 2) {
-      const last = longest > LONGEST_REQUEST;
-      const problem = await this.request(this.url("do/settings"), JSON.stringify(values), longest);
-      if (problem === AWAY) return; // they are sent when the line is back
-      if (problem && (last || problem !== BROKEN)) this.onProblem(problem);
-      if (last || problem !== BROKEN) return;
+    const { problem, lost } = await this.ask("settings", values);
+    if (problem && !lost) this.onProblem(problem);
+  }
+
+  // A file goes by itself, whatever else is said meanwhile.
+  async upload(file) {
+    if (!this.connected) {
+      this.onProblem(AWAY);
+      return false;
     }
-  }
-
-  example(number) {
-    return this.post(this.url(`example/${number}`));
-  }
-
-  upload(file) {
-    return this.post(this.url("upload", { name: file.name }), file, 0);
-  }
-
-  // Sound of the microphone, int16: pieces that come while a request is under way go together in the next one. Whether all
-  // that waited arrived; without a line nothing does.
-  hear(samples, flags) {
-    if (!this.connected) return Promise.resolve(false);
-    this.pieces.push({ samples, flags });
-    this.sending ??= this.drain().finally(() => (this.sending = null));
-    return this.sending;
-  }
-
-  async drain() {
-    let arrived = true;
-    while (this.pieces.length && this.connected) {
-      const now = this.recording();
-      const flags = Object.assign({}, ...now.map((piece) => piece.flags));
-      const all = new Int16Array(now.reduce((sum, { samples }) => sum + samples.length, 0));
-      let at = 0;
-      for (const { samples } of now) {
-        all.set(samples, at);
-        at += samples.length;
-      }
-      if (await this.post(this.url("hear", flags), all)) continue;
-      arrived = false;
-      if (!flags.last) this.recording(); // without its middle the rest is worth nothing
+    const { signal } = this.uploads;
+    try {
+      const response = await fetch(this.url("upload", { name: file.name }), { method: "POST", body: file, signal });
+      if (response.ok) return true;
+      this.onProblem((await response.json()).problem);
+    } catch {
+      this.onProblem(signal.aborted ? BROKEN : "the server does not answer: is it still running?");
     }
-    arrived &&= !this.pieces.length;
+    return false;
+  }
+
+  // Sound of this rate follows. use: "prompt" or "check", up to the command "finish", or "free".
+  open(rate, use) {
     this.pieces = [];
-    return arrived;
+    this.size = PIECE * rate;
+    this.act("microphone", { rate, use });
   }
 
-  // Take what waits of the oldest recording.
-  recording() {
-    const ends = this.pieces.findIndex(({ flags }) => flags.last);
-    return this.pieces.splice(0, ends < 0 ? this.pieces.length : ends + 1);
+  // Int16Array; lost where there is no connection.
+  hear(samples) {
+    this.pieces.push(samples);
+    const enough = this.pieces.reduce((sum, { length }) => sum + length, 0) >= this.size;
+    if (enough && this.untaken < UNTAKEN) this.send();
+  }
+
+  send() {
+    const pieces = this.pieces.splice(0);
+    if (!pieces.length || !this.connected) return;
+    const all = new Int16Array(pieces.reduce((sum, { length }) => sum + length, 0));
+    let at = 0;
+    for (const piece of pieces) {
+      all.set(piece, at);
+      at += piece.length;
+    }
+    this.untaken += 1;
+    this.socket.send(all);
   }
 }

@@ -1,4 +1,4 @@
-// The page: what people do (press, speak, stop, choose) becomes requests; what the server says becomes sound and cards.
+// The page: what people do (press, speak, stop, choose) becomes commands; what the server says becomes sound and cards.
 //
 // State, for styling and for tests, is in the data attributes of .talk: state (connecting, idle, asking, recording,
 // thinking, speaking), free (hands-free is on), gaps, first-sound-ms of the latest reply.
@@ -153,7 +153,7 @@ export async function start(element, props) {
       story.units(m);
       if (!discarded.has(m.turn)) {
         const first = player.voice(key).received === 0;
-        const lead = player.push(key, Float32Array.from(new Int16Array(sound.buffer), (s) => s / 32768));
+        const lead = player.push(key, Float32Array.from(new Int16Array(sound), (s) => s / 32768));
         if (first && m.part === 0) {
           const ms = performance.now() - ended + 1000 * (lead + (player.context.baseLatency || 0));
           root.dataset.firstSoundMs = Math.round(ms);
@@ -168,6 +168,9 @@ export async function start(element, props) {
     else if (m.type === "problem") {
       message = m;
       showLive(false);
+    } else if (m.type === "unheard") {
+      message = m;
+      talking.unheard();
     } else if (m.type === "idle") working = false;
     show();
   }
@@ -217,7 +220,7 @@ export async function start(element, props) {
 
   async function give(send) {
     message = null;
-    await hush();
+    await hush(); // a file may overtake what is said
     await prompt(send);
   }
 
@@ -231,7 +234,7 @@ export async function start(element, props) {
   }
 
   async function change(action) {
-    await hush();
+    hush();
     player.silence();
     message = null;
     if (action === "again") {
@@ -266,7 +269,7 @@ export async function start(element, props) {
     badge.dataset.language = language;
     badge.style.setProperty("--badge", `var(--strand-${props.languages.indexOf(language) + 1})`);
     used.append(badge, Object.assign(document.createElement("span"), { textContent: text, lang: language }));
-    used.addEventListener("click", () => give(() => link.example(k)));
+    used.addEventListener("click", () => give(() => link.act("example", { number: k })));
     item.append(hear, used);
     $(".examples").append(item);
   });

@@ -33,24 +33,25 @@ export class Talking {
   async begin(toggled) {
     if (this.turn || !this.page.connected()) return;
     const mine = (this.turn = { since: performance.now(), toggled, asking: true, wanted: true });
-    const hushed = this.page.hush();
+    this.page.hush();
     const stopped = this.setFree(false);
     this.page.say(null);
     try {
       await stopped;
+      await this.ended; // the turn before
       await this.microphone.open();
     } catch (error) {
       if (this.turn !== mine) return;
       this.turn = null;
       return this.page.say(error.name);
     }
-    await hushed;
     if (this.turn !== mine) return this.turn || this.free || this.microphone.rest();
     mine.asking = false;
-    if (mine.wanted) return this.record({});
+    const { connected } = this.link;
+    if (mine.wanted && connected) return this.record("prompt");
     this.turn = null;
     this.microphone.rest();
-    this.page.say("MicrophoneReady", true);
+    this.page.say(connected ? "MicrophoneReady" : "LineLost", connected);
   }
 
   async end() {
@@ -62,8 +63,8 @@ export class Talking {
     }
     this.turn = null;
     await this.page.prompt(async () => {
-      await this.microphone.stop();
-      return this.link.hear(new Int16Array(0), { rate: this.microphone.rate, last: 1 });
+      await (this.ended = this.microphone.stop());
+      return this.link.act("finish");
     });
   }
 
@@ -89,16 +90,9 @@ export class Talking {
     this.page.changed();
   }
 
-  record(flags) {
-    let first = true;
-    this.microphone.record(async (samples) => {
-      const arrives = this.link.hear(samples, { rate: this.microphone.rate, ...flags, ...(first ? { first: 1 } : {}) });
-      first = false;
-      const mine = this.turn;
-      if ((await arrives) || !mine || this.turn !== mine) return;
-      this.drop();
-      if (!this.link.connected) this.page.say("LineLost");
-    });
+  record(use) {
+    this.link.open(this.microphone.rate, use);
+    this.microphone.record((samples) => this.link.hear(samples));
     this.page.changed();
   }
 
@@ -114,7 +108,7 @@ export class Talking {
     if (!on) {
       const { context } = this.microphone;
       await this.microphone.stop();
-      if (context && this.page.connected()) this.link.hear(new Int16Array(0), { rate: context.sampleRate, free: 1, last: 1 });
+      if (context && this.page.connected()) this.link.ask("finish");
       return this.page.changed();
     }
     this.page.say(null);
@@ -128,7 +122,7 @@ export class Talking {
       if (this.free === mine) this.setFree(false).then(() => this.page.say(error.name));
       return;
     }
-    if (this.free === mine) this.record({ free: 1 });
+    if (this.free === mine) this.record("free");
     else if (!this.free && !this.turn) this.microphone.rest();
   }
 
@@ -145,6 +139,11 @@ export class Talking {
     this.turn = null;
     await this.setFree(false);
     this.page.say(name);
+  }
+
+  // The server does not hear what is said any more, and has said why.
+  unheard() {
+    if (this.state === "recording") this.drop();
   }
 
   // The line does. Hands-free goes on when it is back.

@@ -44,15 +44,16 @@ class Talk:
     def __init__(self, bundle: Any, places: int = 2) -> None:
         self.service = Service(bundle, places)
         self.session: Session = self.service.open_session("", "1.2.3.4")
-        self.said: list[bytes] = []
+        self.said: list[messages.Message] = []
         self.session.attach(self.said.append, "page")
         self.session.do("settings", SettingsAsked(seed=7, max_seconds=2.0))
+        self.session.open_microphone(RATE, True)
 
     def hear(self, *sounds: np.ndarray, size: int = 1600) -> None:
         sound = np.concatenate(sounds)
         with mock.patch.object(sessions, "rule_of", return_value=PlainSilence(0.7)):
             for start in range(0, len(sound), size):
-                self.session.hear(sound[start : start + size], RATE, True, False, False)
+                self.session.hear(sound[start : start + size])
 
     def settle(self) -> None:
         """Until nothing is computed any more."""
@@ -62,7 +63,7 @@ class Talk:
 
     def state(self) -> bytes:
         """All that a session keeps, but for how long things took, and all that it said."""
-        told = [messages.decode(message) for message in self.said[1:]]  # the first names the session
+        told = [(message.values, message.sound or b"") for message in self.said[1:]]  # the first names the session
         untimed = [
             (json.dumps({key: each[key] for key in each if key not in TIMES}), len(sound)) for each, sound in told
         ]
@@ -199,6 +200,6 @@ def test_who_leaves_in_a_pause_leaves_nothing_behind(fake_bundle: FakeBundle, le
         talk.session.hang_up()
         assert talk.said.pop() == messages.GOODBYE
     else:
-        talk.session.hear(seconds(0.0), RATE, True, False, True)
+        talk.session.finish()
     talk.settle()
     assert talk.state() == before

@@ -126,7 +126,6 @@ def test_services_find_each_other_and_their_files() -> None:
         assert name in services["proxy"]["environment"]
     (target,) = re.findall(r"reverse_proxy \{\$TRESSE_WORKERS:(\S+)\}", caddy)
     assert target == f"tresse:{services['tresse']['expose'][0]}"
-    assert "flush_interval -1" in caddy
     (size,) = re.findall(r"max_size (\d+)MB", caddy)
     assert int(size) * 1_000_000 >= MAX_UPLOAD + AROUND_A_FILE
     assert caddy.count("{") == caddy.count("}")

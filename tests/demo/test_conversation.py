@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import threading
 import time
@@ -11,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from websockets.exceptions import InvalidStatus
 
-from demo import archive
+from demo import archive, waiting_line
 from demo.app import start
 from demo.waiting_line import Left, WaitingLine
 from slm.bundle import Bundle
@@ -64,7 +66,7 @@ def test_targets(served: tuple[FakeBundle, str], target: str, expected: list[lis
         talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
         talker.do("undo")
         talker.eventually(lambda: [turn["chosen"] for turn in talker.of("story")[-1]["turns"]] == [1])
-        assert "only a reply of the last turn" in talker.do("choose", turn=4, part=0).json()["problem"]
+        assert "only a reply of the last turn" in str(talker.problem("choose", turn=4, part=0))
     if target == "braided":
         spoken = talker.of("audio")[-1]["spoken"]
         assert spoken[:4] == ["fr", "en", "fr", "en"]
@@ -76,7 +78,8 @@ def test_what_was_not_heard_is_no_part_of_the_story(served: tuple[FakeBundle, st
     bundle.reply_seconds, bundle.real_time_factor = 10.0, 0.3
     talker = Talker(url)
     talker.say(buzz(LOW, 1.0))
-    talker.wait("audio", 4)
+    talker.wait("audio")
+    talker.eventually(lambda: len(talker.audio(0)) >= 0.7 * bundle.sample_rate)
     began = time.monotonic()
     talker.do("stop", turn=0, part=0, heard=0.7)
     assert time.monotonic() - began < 1
@@ -111,9 +114,10 @@ def test_a_closed_page_frees_its_work_and_keeps_its_story_a_while(served: tuple[
 def test_two_pages_cannot_share_a_story(served: tuple[FakeBundle, str]) -> None:
     _, url = served
     talker = Talker(url)
-    response = talker.get("listen", page="another")
-    assert response.status_code == 400
-    assert "another tab" in response.json()["problem"]
+    with pytest.raises(InvalidStatus) as refused:
+        Talker(url, talker.session)
+    assert refused.value.response.status_code == 400
+    assert "another tab" in json.loads(refused.value.response.body)["problem"]
     talker.close()
 
 
@@ -124,20 +128,21 @@ def test_hands_free_takes_turns_and_lets_itself_be_interrupted(bundle: Bundle, t
     try:
         talker = Talker(url)
         talker.do("settings", target="fr", max_seconds=4, seed=3)
-        talker.say(np.concatenate([silence, speech]), free=1)
+        talker.listen()
+        talker.sounds(np.concatenate([silence, speech]))
         talker.eventually(lambda: len(talker.of("speech")) == 1)
         assert not talker.of("heard")
-        talker.turn(lambda: talker.say(silence, free=1, more=1))
+        talker.turn(lambda: talker.sounds(silence))
         assert talker.of("heard")[0]["language"] == "en"
         whole = bundle.prompt(speech, 16000)
         units = [sentence["ids"] for sentence in talker.of("heard")[0]["sentences"]]
         assert len(units) == len(whole.sentences)
         assert len(talker.audio(0)) > 8000
-        talker.say(np.concatenate([silence, speech]), free=1, more=1)  # it may begin at any time
+        talker.sounds(np.concatenate([silence, speech]))  # it may begin at any time
         talker.eventually(lambda: len(talker.of("speech")) == 2)
         noise = np.random.default_rng(0).normal(0, 0.02, 32000).astype(np.float32)
-        talker.turn(lambda: talker.say(silence, free=1, more=1))
-        talker.say(noise, free=1, more=1)
+        talker.turn(lambda: talker.sounds(silence))
+        talker.sounds(noise)
         assert len(talker.of("heard")) == 2
         assert not talker.of("problem")
         talker.close()
@@ -150,24 +155,61 @@ def test_prompts_that_cannot_be_used_get_a_line_and_the_page_goes_on(
 ) -> None:
     bundle, url = served
     talker = Talker(url)
-    response = talker.post("upload", b"this is not a recording", name="../broken.wav")
+    response = talker.upload(b"this is not a recording", name="../broken.wav")
     assert response.status_code == 400
     assert "“broken.wav” is not audio" in response.json()["problem"]
     assert "/" not in response.json()["problem"].replace("wav, flac", "")
     monkeypatch.setattr("demo.limits.MAX_UPLOAD", 1000)
-    assert "larger than" in talker.post("upload", bytes(2000), name="big.wav").json()["problem"]
+    assert "larger than" in talker.upload(bytes(2000), name="big.wav").json()["problem"]
     monkeypatch.undo()
     talker.turn(lambda: talker.say(np.zeros(16000, np.float32)))
     assert "silent" in talker.of("problem")[-1]["text"]
     bundle.max_prompt_seconds = 1.0
-    loud = np.round(buzz(LOW, 1.5) * 32767).astype("<i2").tobytes()
-    assert "say less" in talker.post("hear", loud, first=1).json()["problem"]
-    assert talker.do("settings", target="xx").status_code == 400
-    assert talker.do("settings", temperature="hot").status_code == 422
-    assert talker.do("dance").status_code == 422
+    assert "say less" in talker.say(buzz(LOW, 1.5))["problem"]
+    assert "say less" in talker.of("unheard")[0]["text"]  # while there is time to stop
+    assert "language" in str(talker.problem("settings", target="xx"))
+    assert "temperature" in str(talker.problem("settings", temperature="hot"))
+    assert "'dance'" in str(talker.problem("dance"))
     assert talker.get("sound", turn=7, part=0).status_code == 400
-    talker.turn(lambda: talker.post("upload", archive.sound_bytes(buzz(HIGH, 0.9), 16000), name="good.wav"))
+    talker.turn(lambda: talker.upload(archive.sound_bytes(buzz(HIGH, 0.9), 16000), name="good.wav"))
     assert loudest_frequency(talker.audio(0), 16000) == pytest.approx(HIGH, abs=5)
+    talker.close()
+
+
+def test_a_voice_is_checked_and_nothing_of_it_is_kept(served: tuple[FakeBundle, str]) -> None:
+    bundle, url = served
+    talker = Talker(url)
+    talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
+    before = len(talker.messages)
+    assert talker.problem("microphone", rate=48000, use="check") is None
+    talker.sounds(buzz(HIGH, 2.0, 48000), 48000)
+    check = talker.do("finish")["check"]
+    assert (check["language"], check["in_domain"], check["advice"]) == ("fr", True, "")
+    assert -40 < check["voice"]["level"] < 0
+    bundle.max_prompt_seconds = 1.0
+    talker.problem("microphone", rate=16000, use="check")
+    talker.sounds(buzz(HIGH, 2.0))
+    assert "say less" in talker.wait("unheard")["text"]
+    assert "say less" in str(talker.problem("finish"))
+    assert len(talker.messages) == before + 1
+    talker.close()
+
+
+@pytest.mark.parametrize("use", ["prompt", "check", "free"])
+def test_sound_that_cannot_be_heard_is_reported_and_the_next_is_heard(
+    served: tuple[FakeBundle, str], monkeypatch: pytest.MonkeyPatch, use: str
+) -> None:
+    _, url = served
+    talker = Talker(url)
+    assert talker.problem("microphone", rate=16000, use=use) is None
+    monkeypatch.setattr(waiting_line, "MAX_COMMANDS", 0)
+    talker.sounds(np.zeros(1600, np.float32))
+    assert talker.wait("problem" if use == "free" else "unheard")["text"] == waiting_line.BUSY
+    monkeypatch.undo()
+    talker.sounds(np.zeros(1600, np.float32))
+    assert talker.problem("finish") == (None if use == "free" else waiting_line.BUSY)
+    talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
+    assert talker.of("heard")[0]["seconds"] == pytest.approx(1.0)
     talker.close()
 
 
@@ -177,7 +219,7 @@ def test_forty_at_once_are_queued_and_answered_each_with_its_own(served: tuple[F
     pitches = [100 + 10 * (number % 20) for number in range(40)]
     talkers = [Talker(url) for _ in pitches]
     for talker, pitch in zip(talkers, pitches, strict=True):
-        talker.post("upload", archive.sound_bytes(buzz(pitch, 0.4), 16000), name="a.wav")
+        talker.upload(archive.sound_bytes(buzz(pitch, 0.4), 16000), name="a.wav")
     for talker, pitch in zip(talkers, pitches, strict=True):
         talker.wait("idle", seconds=120)
         assert loudest_frequency(talker.audio(0), 16000) == pytest.approx(pitch, abs=10)

@@ -126,16 +126,15 @@ def test_an_open_page_and_a_reply_do_not_hold_the_server_up(tmp_path: Path) -> N
     bundle = FakeBundle(tmp_path / "bundle", real_time_factor=1.0, reply_seconds=30)
     served, url = start(bundle, "127.0.0.1", 0)  # type: ignore[arg-type]
     pages = [Talker(url) for _ in range(3)]
-    assert pages[0].do("settings", max_seconds=30).status_code == 204
-    pages[0].post("example/0")
+    assert pages[0].problem("settings", max_seconds=30) is None
+    pages[0].do("example", number=0)
     pages[0].wait("speaking")
     began = time.monotonic()
     served.close()
     assert time.monotonic() - began < 2.5  # a page without an answer would hold it for 5 s
     until(lambda: bundle.active == 0, 10)
     for page in pages:
-        page._thread.join(5)
-        assert not page._thread.is_alive()
+        page.until(lambda page=page: page.closed is not None)
 
 
 @pytest.fixture
@@ -277,7 +276,7 @@ def test_memory_and_stories_of_closed_pages_go_without_anybody_asking(
     monkeypatch.setattr(tending, "TIDY_SECONDS", 0.05)
     served, url = start(FakeBundle(tmp_path / "bundle", real_time_factor=0.1), "127.0.0.1", 0)  # type: ignore[arg-type]
     talker = Talker(url)
-    talker.turn(lambda: talker.post("example/0"))
+    talker.turn(lambda: talker.do("example", number=0))
     until(lambda: given_back, 10)
     assert set(given_back) == {0}  # nobody who talks is held up
     time.sleep(0.3)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from demo.app import start
 from demo.guard import Guard
@@ -28,7 +32,7 @@ REQUESTS = [
     ("GET", "tresse/health"),
     ("GET", f"tresse/story?session={SESSION}"),
     ("GET", "tresse/recordings"),
-    ("POST", f"tresse/do/new?session={SESSION}"),
+    ("GET", "tresse/ticket"),
     ("POST", f"tresse/upload?session={SESSION}&name=a.wav"),
     ("GET", "config"),
     ("POST", "gradio_api/upload"),
@@ -65,8 +69,33 @@ def test_another_site_is_refused_in_one_line(url: str, method: str, path: str, h
 def test_the_page_and_programs_are_answered(url: str, host: str) -> None:
     assert httpx.get(url + "tresse/health", headers={"Host": host}).json()["status"] == "ok"
     same = {"Host": host, "Origin": f"http://{host}"}
-    answer = httpx.post(url + f"tresse/do/new?session={SESSION}", headers=same)
+    answer = httpx.post(url + f"tresse/upload?session={SESSION}", headers=same)
     assert (answer.status_code, answer.json()["problem"]) == (400, "the page has lost its session: reload it")
+
+
+@pytest.mark.parametrize("path", ["tresse/talk?page=a", "v1/realtime"])
+@pytest.mark.parametrize(
+    ("host", "origin"),
+    [
+        ("", "https://evil.example"),
+        ("", "http://127.0.0.1:1"),
+        ("", "null"),
+        ("evil.example", None),
+        ("evil.example", "http://evil.example"),
+    ],
+)
+def test_another_site_opens_no_socket(url: str, path: str, host: str, origin: str | None) -> None:
+    parts = urlsplit(url)
+    with socket.create_connection((parts.hostname or "", parts.port or 0)) as line:
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"ws://{host or parts.netloc}/{path}", sock=line, origin=origin, open_timeout=60)  # type: ignore
+        assert refused.value.response.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["tresse/talk?page=a", "v1/realtime"])
+def test_the_own_page_and_programs_open_sockets(url: str, path: str) -> None:
+    for origin in (None, url.rstrip("/")):
+        connect(f"{url.replace('http', 'ws', 1)}{path}", origin=origin, open_timeout=60).close()  # type: ignore
 
 
 @pytest.mark.parametrize(

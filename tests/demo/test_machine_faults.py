@@ -140,7 +140,7 @@ def test_the_page_says_that_a_recording_could_not_be_kept(tmp_path: Path, small_
     (small_disk / "filler").write_bytes(bytes(250 * 1024))
     served, url = start(bundle, "127.0.0.1", 0, recordings=small_disk)  # type: ignore[arg-type]
     talker = Talker(url)
-    talker.turn(lambda: talker.post("example/0"))
+    talker.turn(lambda: talker.do("example", number=0))
     talker.eventually(lambda: "No space left on device" in talker.of("problem")[-1]["text"])
     assert len(talker.of("done")) == 1  # the reply was spoken all the same
     assert [path.name for path in small_disk.iterdir()] == ["filler"]

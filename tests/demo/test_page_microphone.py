@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.demo.pages import MICROPHONE_PITCH, Visit, Visitor
-from tests.fake_bundle import FakeBundle
+from tests.fake_bundle import FakeBundle, FakePromptStream
 
 WATCHED = """
 window.streams = [];
@@ -134,6 +136,25 @@ def test_the_next_gesture_lets_all_sound_run_again(visitor: Visitor, name: str) 
     visitor.wait_replies(2)
     assert streams(visitor) == 1
     assert visitor.pitch() == pytest.approx(MICROPHONE_PITCH, abs=10)
+
+
+@pytest.mark.browser
+def test_a_server_that_is_slow_gets_few_large_frames(
+    visitor: Visitor, fake: tuple[FakeBundle, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear, lengths = FakePromptStream.push, []
+
+    def slow(stream: FakePromptStream, samples: np.ndarray) -> np.ndarray:
+        lengths.append(len(samples))
+        time.sleep(0.3)
+        return hear(stream, samples)
+
+    monkeypatch.setattr(FakePromptStream, "push", slow)
+    visitor.hold(3.0)
+    visitor.wait_replies(1)
+    assert len(lengths) < 3.0 / 0.04 / 2
+    assert sum(lengths) / 16000 > 2.5
+    assert visitor.state("problem") == "false"
 
 
 # ---- controls -------------------------------------------------------------------------------------------------------

@@ -12,16 +12,18 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.responses import PlainTextResponse
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from demo import guesses
 from demo.app import start
 from demo.archive import sound_bytes
 from demo.cli import main
 from demo.guesses import FREE, Guesses
-from demo.password import Password, account
+from demo.password import TICKET_SECONDS, Password, Tickets, account
 from slm.errors import TresseError
 from tests.fake_bundle import FakeBundle, buzz
 
@@ -48,8 +50,8 @@ def basic(text: str) -> str:
 
 @pytest.mark.parametrize(
     "path",
-    ["", "config", "tresse/health", "tresse/listen", "tresse/recordings", "tresse/web/main.js", "gradio_api/info",
-     "gradio_api/heartbeat/a", "gradio_api/file=/etc/passwd", "theme.css", "login", "nowhere"],
+    ["", "config", "tresse/health", "tresse/ticket", "tresse/talk", "tresse/recordings", "tresse/web/main.js",
+     "gradio_api/info", "gradio_api/heartbeat/a", "gradio_api/file=/etc/passwd", "theme.css", "login", "nowhere"],
 )  # fmt: skip
 @pytest.mark.parametrize(
     "header",
@@ -68,8 +70,32 @@ def test_without_the_password_nothing_is_answered(url: str, path: str, header: s
 def test_with_the_password_all_is_there(url: str) -> None:
     for path in ("", "config", "tresse/health", "tresse/example/0.flac", "tresse/web/main.js", "gradio_api/info"):
         assert httpx.get(url + path, headers={"Authorization": RIGHT}).status_code == 200
+    assert httpx.get(url + "tresse/talk", headers={"Authorization": RIGHT}).status_code == 404  # it is a WebSocket
     evil = {"Authorization": RIGHT, "Origin": "https://evil.example"}
     assert httpx.get(url + "tresse/recordings", headers=evil).status_code == 403
+
+
+def connected(url: str, query: str, **more: Any) -> int:
+    """The status of an attempt to open the page's socket."""
+    try:
+        with connect(f"{url.replace('http', 'ws', 1)}{query}", open_timeout=60, **more):
+            return 101
+    except InvalidStatus as refused:
+        return refused.response.status_code
+
+
+def test_the_pages_socket_asks_for_it_or_for_a_ticket(url: str) -> None:
+    """WebKit opens no WebSocket with a password."""
+    right = {"Authorization": RIGHT}
+    assert connected(url, "tresse/talk?page=a") == 401
+    assert connected(url, "tresse/talk?page=a", additional_headers={"Authorization": basic("ada:pass")}) == 401
+    assert connected(url, "tresse/talk?page=a", additional_headers=right) == 101
+    ticket = httpx.get(url + "tresse/ticket", headers=right).json()["ticket"]
+    assert connected(url, f"tresse/talk?page=a&ticket={ticket}") == 101
+    assert connected(url, f"tresse/talk?page=a&ticket={ticket}", origin="https://evil.example") == 403
+    assert connected(url, f"tresse/talk?page=a&ticket={ticket[:-1]}") == 401
+    assert connected(url, f"v1/realtime?ticket={ticket}") == 401  # for the page alone
+    assert httpx.get(f"{url}tresse/recordings?ticket={ticket}").status_code == 401
 
 
 def test_programs_send_it(url: str, tmp_path: Path) -> None:
@@ -137,6 +163,19 @@ class Clock:
 
 async def _application(scope: Any, receive: Any, send: Any) -> None:
     await PlainTextResponse("in")(scope, receive, send)
+
+
+@settings(deadline=None)
+@given(st.text(), st.floats(-1e9, 1e9))
+def test_tickets_are_good_for_a_while_and_cannot_be_made_up(text: str, moment: float) -> None:
+    clock = Clock()
+    tickets, others = Tickets(clock), Tickets(clock)
+    ticket = tickets.draw()
+    assert tickets.good(ticket)
+    made_up = f"{moment}-{ticket.partition('-')[2]}"
+    assert not any(map(tickets.good, (text, made_up, others.draw(), ticket + "0", ticket[1:])))
+    clock.now += TICKET_SECONDS + 0.01
+    assert not tickets.good(ticket)
 
 
 @pytest.fixture

@@ -20,10 +20,9 @@ from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from demo import limits
+from demo import limits, sockets
 from demo.app import Served, start
 from demo.realtime import given as events
-from demo.realtime import socket as realtime_socket
 from demo.realtime import told
 from demo.realtime.given import OTHER_EVENTS, UNUSED, Wrong, parse, read_object
 from slm.errors import one_line
@@ -190,7 +189,7 @@ def test_sound_in_bytes_ends_the_connection(program: Program) -> None:
 
 
 def test_who_does_not_read_is_let_go(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(realtime_socket, "MAX_UNREAD", 1000)
+    monkeypatch.setattr(sockets, "MAX_UNREAD", 1000)
     program.append(buzz(LOW, 1.0))
     program.say("input_audio_buffer.commit")
     program.say("response.create")

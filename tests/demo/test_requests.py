@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 
-from demo import limits
+from demo import limits, sockets
 from demo.app import start
 from demo.archive import sound_bytes
-from demo.requests import ACTIONS, PROGRAMS, Refused, SettingsAsked, read
+from demo.requests import COMMANDS, PROGRAMS, Refused, SettingsAsked, read
 from tests.fake_bundle import FakeBundle, buzz
 from tests.talker import Talker
 
@@ -40,13 +41,13 @@ VALUES: tuple[Any, ...] = (
     "two\nlines", "\u202e\x00", [], {}, [[]], {"path": "/etc/passwd"}, {"path": "\x00"}, {"path": 7},
     {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}, {"url": "http://127.0.0.1:1/"},
 )  # fmt: skip
-PAGE = [f"tresse/do/{action}" for action in (*ACTIONS, "dance", "..", "%00")]
-PAGE += ["tresse/hear", "tresse/upload", "tresse/example/0", "tresse/example/99", "tresse/example/" + "9" * 4300]
+PAGE = ["tresse/upload", "tresse/talk", "tresse/do/new", "tresse/example/0", "tresse/example/" + "9" * 4300]
 GETS = [
-    "tresse/listen", "tresse/sound", "tresse/story", "tresse/health", "tresse/recordings", "tresse/example/0.flac",
-    "tresse/recordings/a/b", "tresse/plots/x", "tresse/benchmark/x.wav", "tresse/web/%2e%2e/app.py", "tresse/web/\x01",
-    "config", "gradio_api/info", "gradio_api/file=/etc/passwd", "gradio_api/file=%00", "gradio_api/queue/data",
-    "gradio_api/heartbeat/x", "gradio_api/proxy=http://127.0.0.1:1/", "gradio_api/call/continue_story/x", "monitoring",
+    "tresse/talk", "tresse/ticket", "tresse/sound", "tresse/story", "tresse/health", "tresse/recordings",
+    "tresse/example/0.flac", "tresse/recordings/a/b", "tresse/plots/x", "tresse/benchmark/x.wav", "tresse/web/%2e%2e/app.py",
+    "tresse/web/\x01", "config", "gradio_api/info", "gradio_api/file=/etc/passwd", "gradio_api/file=%00",
+    "gradio_api/queue/data", "gradio_api/heartbeat/x", "gradio_api/proxy=http://127.0.0.1:1/",
+    "gradio_api/call/continue_story/x", "monitoring",
 ]  # fmt: skip
 PROGRAM = ["gradio_api/queue/join", *(f"gradio_api/call/{name}" for name in (*PROGRAMS, "dance"))]
 PROGRAM += [
@@ -81,21 +82,67 @@ def problem(answer: httpx.Response) -> str:
 # ---- their form ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "body", [body for body in BODIES if body not in (b"", b"{}", b'{"data": null}', b'{"data": []}')]
-)
-@pytest.mark.parametrize("action", sorted(ACTIONS))
-def test_actions_of_another_form_are_422(talker: Talker, action: str, body: bytes) -> None:
-    if body == b'{"turn": 1e999}' and action not in ("stop", "choose"):
-        return  # an unknown field is ignored
-    answer = talker.post(f"do/{action}", body)
-    assert answer.status_code == 422
-    problem(answer)
+def answered(talker: Talker, frame: str | bytes) -> dict[str, Any]:
+    """The answer to a frame of another form, which names no id."""
+    talker.answers.pop(None, None)
+    talker.socket.send(frame)
+    talker.until(lambda: None in talker.answers)
+    said = talker.answers[None]["problem"]
+    assert said
+    assert said.isprintable()
+    return talker.answers[None]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_commands_of_another_form_are_answered_and_the_connection_stays(talker: Talker, body: bytes) -> None:
+    answered(talker, body.decode("latin-1"))
+    talker.socket.send(body)  # and as sound, with no microphone open
+    assert talker.problem("stop") is None
+
+
+@pytest.mark.parametrize("values", [None, [], 7, "x", [[]], {"turn": {}}])
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_values_of_another_form_are_refused(talker: Talker, command: str, values: Any) -> None:
+    if isinstance(values, dict):
+        needs = command in ("stop", "choose", "example", "microphone", "finish")  # other fields are ignored
+        assert bool(talker.problem(command, **values)) == needs or command == "again"
+    else:
+        answered(talker, json.dumps({"id": 1, "do": command, "values": values}))
+
+
+@pytest.mark.parametrize("number", [None, -1, 0.5, "x", 10**13, []])
+def test_a_command_needs_an_id(talker: Talker, number: Any) -> None:
+    answered(talker, json.dumps({"id": number, "do": "stop"}))
+    answered(talker, json.dumps({"do": "stop"}))
+
+
+def test_a_command_that_is_too_long_is_refused_and_a_frame_closes(url: str) -> None:
+    talker = Talker(url)
+    assert "too much" in answered(talker, json.dumps({"id": 1, "do": "x" * limits.MAX_FORM}))["problem"]
+    assert talker.problem("stop") is None
+    with suppress(ConnectionClosed):
+        talker.socket.send(bytes(limits.MAX_EVENT + 1))
+    talker.until(lambda: talker.closed is not None)
+    assert talker.closed is not None
+    assert talker.closed[0] in (1009, 1006)  # what was not read may swallow the reason
+
+
+def test_what_a_page_does_not_read_is_bounded(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "MAX_UNREAD", 3000)
+    talker = Talker(url)
+    with suppress(KeyError):  # it is not answered
+        talker.say(buzz(150, 2.0))
+    talker.until(lambda: talker.closed is not None)
+    assert talker.closed == (1008, "events are read too slowly")
 
 
 @pytest.mark.parametrize(
     ("action", "values"),
     [
+        ("example", {"number": 99}),
+        ("microphone", {"rate": 1000}),
+        ("microphone", {"rate": 16000, "use": "spy"}),
+        ("finish", {}),
         ("settings", {"temperature": "hot"}),
         ("settings", {"patience": "hasty"}),
         ("settings", {"seed": 1.5}),
@@ -113,10 +160,10 @@ def test_actions_of_another_form_are_422(talker: Talker, action: str, body: byte
         ("choose", {"turn": 0, "part": 0.5}),
     ],
 )
-def test_fields_of_another_type_are_422(talker: Talker, action: str, values: dict[str, Any]) -> None:
-    answer = talker.do(action, **values)
-    assert answer.status_code == 422
-    assert next(iter(values), "turn") in problem(answer) or "heard" in problem(answer) or "part" in problem(answer)
+def test_fields_of_another_type_are_named(talker: Talker, action: str, values: dict[str, Any]) -> None:
+    said = str(talker.problem(action, **values))
+    names = {"example": "such example", "finish": "no open microphone", "choose": "turn"}
+    assert any(name in said for name in (*values, names.get(action, "?"))), said
 
 
 def test_what_the_page_sends_is_understood() -> None:
@@ -159,8 +206,6 @@ def sent(url: str, head: str, body: bytes = b"", wait: float = 5.0) -> bytes:
 @pytest.mark.parametrize(
     ("path", "size"),
     [
-        ("tresse/do/new", limits.MAX_FORM),
-        ("tresse/hear", limits.MAX_PIECE),
         ("tresse/upload", limits.MAX_UPLOAD),
         ("gradio_api/queue/join", limits.MAX_FORM),
         ("gradio_api/upload", limits.MAX_UPLOAD + limits.AROUND_A_FILE),
@@ -201,9 +246,7 @@ def test_all_together_are_bounded(url: str, talker: Talker, monkeypatch: pytest.
     assert b"503" in stalled[-1].recv(65536)
     for line in stalled:
         line.close()
-    talker.eventually(
-        lambda: talker.post("upload", sound_bytes(buzz(150, 1.0), 16000), name="a.wav").status_code == 204
-    )
+    talker.eventually(lambda: talker.upload(sound_bytes(buzz(150, 1.0), 16000), name="a.wav").status_code == 204)
 
 
 def test_who_stalls_is_let_go(url: str, talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +313,7 @@ def test_malformed_requests_are_answered_and_the_next_person_is_served(url: str,
                 continue  # no request at all
     assert httpx.get(f"{url}tresse/health").json()["status"] == "ok"
     fresh = Talker(url)
-    fresh.turn(lambda: fresh.post("upload", sound_bytes(buzz(150, 1.0), 16000), name="a.wav"))
+    fresh.turn(lambda: fresh.upload(sound_bytes(buzz(150, 1.0), 16000), name="a.wav"))
     assert fresh.of("done")
     fresh.close()
 
@@ -280,7 +323,7 @@ def test_many_playlists_at_once_do_not_stop_the_page(url: str, talker: Talker, t
     lists = [b"#EXTM3U\n#EXTINF:7,\n%s\n" % os.fsencode(tmp_path / name) for name in ("pipe", "list.m3u8")]
     lists.append(b"ffconcat version 1.0\nfile '%s'\n" % os.fsencode(tmp_path / "pipe"))
     with ThreadPoolExecutor(45) as together:
-        answers = list(together.map(lambda n: talker.post("upload", lists[n % 3], name=f"{n}.m3u8"), range(45)))
+        answers = list(together.map(lambda n: talker.upload(lists[n % 3], name=f"{n}.m3u8"), range(45)))
     for answer in answers:
         assert answer.status_code == 400
         assert "not audio that can be read" in problem(answer)
@@ -290,3 +333,19 @@ def test_many_playlists_at_once_do_not_stop_the_page(url: str, talker: Talker, t
 def test_a_path_that_is_too_long_is_refused(url: str) -> None:
     assert httpx.get(url + "tresse/example/" + "9" * 5000 + ".flac").status_code == 404
     assert not Path("9" * 100).exists()
+
+
+def test_malformed_frames_are_answered_and_the_story_goes_on(url: str) -> None:
+    """Commands with values at random, and sound between them."""
+    talker, rng = Talker(url), random.Random(0)
+    names = ["turn", "part", "heard", "target", "seed", "number", "rate", "use", "max_seconds", "speaker"]
+    for _ in range(MALFORMED):
+        values = {rng.choice(names): rng.choice(VALUES) for _ in range(rng.choice([0, 1, 3]))}
+        talker.problem(rng.choice([*COMMANDS, "microphone", "finish", "dance", ""]), **values)
+        if rng.random() < 0.5:
+            talker.socket.send(rng.randbytes(rng.choice([0, 1, 2, 999, 6400])))
+    talker.problem("new")
+    talker.problem("settings")
+    talker.turn(lambda: talker.say(buzz(150, 1.0)))
+    assert talker.of("done")[-1]["turn"] == 0
+    talker.close()

@@ -15,6 +15,7 @@ import pytest
 
 from demo import programs
 from demo import service as services
+from demo.messages import Message
 from demo.programs import Programs
 from demo.requests import ACTIONS, Nothing
 from demo.service import KEEP_SECONDS, Service
@@ -100,7 +101,7 @@ def test_many_commands_of_one_session_never_race(tmp_path: Path) -> None:
     """Uploads, examples, microphones and buttons all at once: nothing fails but what is refused by name."""
     bundle = FakeBundle(tmp_path / "bundle", real_time_factor=0.02, reply_seconds=0.3)
     session = Service(bundle, 2).open_session("", "1.2.3.4")  # type: ignore[arg-type]
-    heard: list[bytes] = []
+    heard: list[Message] = []
     session.attach(heard.append, "page")
     failures: list[Exception] = []
     sound = buzz(150, 0.6)
@@ -113,7 +114,9 @@ def test_many_commands_of_one_session_never_race(tmp_path: Path) -> None:
                 if action == "file":
                     session.hear_file(sound, 16000)
                 elif action == "hear":
-                    session.hear(sound, 16000, False, True, True)
+                    session.open_microphone(16000, False)
+                    session.hear(sound)
+                    session.finish()
                 else:
                     session.do(action, ACTIONS[action].model_validate({"turn": 0}))
             except TresseError:

@@ -64,7 +64,7 @@ def test_transcripts_follow_prompt_and_reply(tmp_path: Path, monkeypatch: pytest
         talker = Talker(url)
         assert talker.get("health").json()["transcripts"]
         talker.turn(lambda: talker.say(buzz(LOW, 1.0)))
-        talker.turn(lambda: talker.post("upload", archive.sound_bytes(buzz(LOW, 0.8), 16000), name="a.wav"))
+        talker.turn(lambda: talker.upload(archive.sound_bytes(buzz(LOW, 0.8), 16000), name="a.wav"))
 
         def texts() -> dict[tuple[int, Any], str]:
             return {(m["turn"], m["part"]): m["text"] for m in talker.of("transcript")}

@@ -96,7 +96,8 @@ def test_two_utterances_are_two_turns_of_the_story(tmp_path: Path, piece: float)
     page, url = start(FakeBundle(tmp_path / "bundle", reply_seconds=0.5), "127.0.0.1", 0)  # type: ignore[arg-type]
     try:
         talker = Talker(url)
-        talker.say(TWICE, piece=piece, free=1)
+        talker.listen()
+        talker.sounds(TWICE, piece=piece)
         talker.eventually(lambda: len(talker.of("idle")) == 2)
         assert [message["turn"] for message in talker.of("heard")] == [0, 1]
         lengths = [message["seconds"] for message in talker.of("heard")]
@@ -110,10 +111,11 @@ def test_two_utterances_are_two_turns_of_the_story(tmp_path: Path, piece: float)
 def test_word_of_an_interruption_that_comes_late_does_not_end_the_next_reply(served: tuple[FakeBundle, str]) -> None:
     bundle, url = served
     talker = Talker(url)
-    talker.say(TWICE[: -len(SILENCE)], free=1)
+    talker.listen()
+    talker.sounds(TWICE[: -len(SILENCE)])
     talker.eventually(lambda: len(talker.of("speech")) == 2)
     bundle.reply_seconds, bundle.real_time_factor = 4.0, 0.5
-    talker.say(SILENCE, free=1, more=1)
+    talker.sounds(SILENCE)
     talker.eventually(lambda: any(message["turn"] == 1 for message in talker.of("audio")))
     talker.do("stop", turn=0, part=0, heard=0.2)
     talker.eventually(lambda: any(message["turn"] == 1 for message in talker.of("done")))
