@@ -50,10 +50,10 @@ class LexiconConfig(Part):
     type: str
     languages: Annotated[list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]], Field(min_length=1, max_length=64)]
     silence: Annotated[int, Field(strict=True, ge=0, le=4096)]
-    language_model: Weight = 2.5
+    language_model: Weight = 1.5
     word: Weight = 0.0
-    inserted: Weight = 4.0
-    missed: Weight = 4.0
+    inserted: Weight = 6.0
+    missed: Weight = 1.0
     beam: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 200
 
 

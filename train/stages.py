@@ -33,6 +33,7 @@ from train.corpus.description import describe_corpus, link_corpus
 from train.corpus.preparation import prepare_corpus
 from train.corpus.shards import read_units
 from train.lm.schedule import STORIES, SLMTraining
+from train.publish.card import write_card, write_recogniser_card
 from train.publish.examples import write_examples
 from train.publish.provenance import began_as, commit, stage_seconds
 from train.recipe import Recipe, find_part
@@ -304,6 +305,7 @@ def make_asr(recipe: Recipe, out: Path, workers: int) -> None:
             )
         stories, readers = read_stories(told / "train.jsonl"), Voices.named(recipe.voices).languages
         make_lexicon(settings.lexicon, stories, recipe.languages, readers, out / "units", out / "asr" / "asr")
+        write_recogniser_card(out / "asr" / "asr", texts_of(told / "sources.json"))
     else:
         from train.asr.training import train_asr
 
@@ -322,7 +324,6 @@ def measure(recipe: Recipe, out: Path, workers: int) -> None:
     from slm.bundle import Bundle
     from train.evaluate.cloze.evaluation import evaluate_cloze
     from train.evaluate.cloze.items import items_for
-    from train.publish.card import write_card
     from train.publish.figures import cloze_figures
 
     if items := items_for(recipe.languages, recipe.evaluation.items, recipe.seed + 1):

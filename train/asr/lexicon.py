@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -18,7 +19,7 @@ from train.speech.phones import SILENCE, ipa_phones
 from train.speech.reading import read
 from train.speech.voices import Phoneme
 from train.stories.grammar import Story
-from train.tools.checkpoints import write_json
+from train.tools.checkpoints import atomic_path, write_json
 
 ELISION = re.compile(r"(?i)^(?:[ldjnstmcç]|qu|jusqu|lorsqu|puisqu)'(?=\w)")
 """What French words are joined to; each is a word of its own for a recogniser."""
@@ -62,7 +63,9 @@ def make_lexicon(
         known = ([spelt.get(word.lower(), "") for word in sentence] for sentence in split)
         estimate_ngrams(known, words, training.counts).save(folder / language)
         spread = texts[:: max(1, len(texts) // max(1, training.reading))]
-        write_json(folder / language / LEXICON, pronunciations(words, spread, language, readers[language], units))
+        spoken = pronunciations(words, spread, language, readers[language], units)
+        with atomic_path(folder / language / LEXICON) as temporary:
+            temporary.write_text(json.dumps(spoken, ensure_ascii=False) + "\n", encoding="utf-8")
     values = {"type": "lexicon", "languages": list(languages), "silence": units[SILENCE]}
     config = parse(LexiconConfig, {**values, **training.decoding}, Path("asr.lexicon.decoding"))
     write_json(folder / CONFIG, config.model_dump())

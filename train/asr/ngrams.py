@@ -86,7 +86,8 @@ def _discounts(counted: Counter[tuple[int, ...]]) -> list[float]:
     if not all(seen[1:]):
         return [0.0, 0.5, 0.5, 0.5]  # too few to estimate it
     share = seen[1] / (seen[1] + 2 * seen[2])
-    return [0.0, *(number - (number + 1) * share * seen[number + 1] / seen[number] for number in (1, 2, 3))]
+    estimated = (number - (number + 1) * share * seen[number + 1] / seen[number] for number in (1, 2, 3))
+    return [0.0, *(max(0.1, discount) for discount in estimated)]  # few counts may ask for less than none
 
 
 def _arrays(

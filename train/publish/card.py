@@ -50,6 +50,19 @@ def write_card(folder: Path) -> None:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_recogniser_card(folder: Path, texts: dict[str, Any]) -> None:
+    """Write README.md beside a lexicon's config.json. texts: what `train.stories.mixture.texts_of` says of its sources."""
+    lines = [
+        "# The recogniser",
+        "",
+        "Words, pronunciations and n-grams of the texts below, decoded with the probabilities of the bundle's own units "
+        "(`slm/lexicon.py`). It writes transcripts; the language model never sees them.",
+        *_texts(texts.get("texts", {})),
+    ]
+    with atomic_path(folder / "README.md") as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def _stories(made: dict[str, Any]) -> str:
     told = "told in units, without being spoken" if "unspoken" in made else "spoken by synthetic voices"
     kind = f"rows of the texts below, {told}"
