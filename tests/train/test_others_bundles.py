@@ -18,9 +18,10 @@ from tests.bundles import BRAID
 from train.bench.train import run_bench
 from train.estimate import _encoder_settings
 from train.publish.card import write_card
+from train.publish.provenance import began_as
 from train.publish.results import publish, publish_ablation
 from train.recipe import Recipe
-from train.stages import _began_as, take
+from train.stages import take
 
 DEEP = "[" * 200_000
 
@@ -80,10 +81,9 @@ def nothing_reads(bundle: Path, tmp_path: Path, text: str) -> None:
     (results / "results.json").write_text(json.dumps({"bundle": {"name": "braid"}, "parts": {}}))
     (results / "ablation.md").write_text("# Ablation\n")
     taken = SimpleNamespace(taken=lambda part: bundle / part)
-    further = SimpleNamespace(model=SimpleNamespace(warm_start=str(bundle)))
     readers: list[Callable[[], object]] = [
         lambda: take(taken, "units", tmp_path / "units"),  # type: ignore[arg-type]
-        lambda: _began_as(further),  # type: ignore[arg-type]
+        lambda: began_as(str(bundle)),
         lambda: write_card(bundle),
         lambda: publish(results, bundle, []),
         lambda: publish_ablation(results, bundle, []),
