@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -77,13 +76,19 @@ def _transcript(bundle: Bundle, audio: np.ndarray, language: str | None) -> str 
     return transcriber.transcribe(audio, bundle.sample_rate, language).text if transcriber else None
 
 
-@functools.lru_cache(maxsize=1)
+_opened: dict[tuple[Path, tuple[str, ...]], Recogniser | None] = {}
+"""The recogniser of the bundle that was asked last."""
+
+
 def _transcriber(bundle: Bundle) -> Recogniser | None:
     from slm.recognisers import has_recogniser, open_recogniser
 
-    if not has_recogniser(bundle.path):
-        return None
-    return open_recogniser(bundle.path, bundle.languages, encoder=bundle.units)
+    key = (bundle.path, tuple(bundle.languages))
+    if key not in _opened:
+        _opened.clear()
+        there = has_recogniser(bundle.path)
+        _opened[key] = open_recogniser(bundle.path, bundle.languages, encoder=bundle.units) if there else None
+    return _opened[key]
 
 
 def continue_archive(bundle: Bundle, path: Path, out: Path, turn: int | None = None, part: int = 1) -> dict[str, Any]:
