@@ -17,7 +17,7 @@ for the encoder and for a plain MFCC + k-means encoder of equal codebook size an
 - *speed*: seconds of speech encoded in a second, in batches of eight, on the threads that torch has.
 
 Everything is a function of the sentences, the voices and the seed. The default (100 sentences a language, six voices a
-group) takes 200 s of one core, and 1 GB, with the default encoder.
+group) takes 200 s of one core, and 1 GB, with the encoder of `braid`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Mimi and HuBERT behind the interface of the default encoder: the same promises, on small random models."""
+"""Mimi and HuBERT behind the interface of the other encoders: the same promises, on small random models."""
 
 from __future__ import annotations
 
