@@ -38,7 +38,6 @@ class StandInTranscriber:
 
     def __init__(self, languages: list[str]) -> None:
         self.languages = dict.fromkeys(languages, 0)
-        self.model = SimpleNamespace(supported_languages=["en", "fr", "es"], detect_language=self._detect)
 
     def stream(self, sample_rate: int, language: str | None = None) -> Any:
         def written(seconds: float) -> list[Any]:
@@ -51,8 +50,8 @@ class StandInTranscriber:
             finish=lambda: written(sum(map(len, held)) / sample_rate),
         )
 
-    def _detect(self, audio: np.ndarray) -> tuple[str, float, None]:
-        return ("es" if loudest_frequency(audio, 16000) > 300 else "en"), 0.95, None
+    def foreign(self, waveform: np.ndarray) -> tuple[str, float]:
+        return ("es" if loudest_frequency(waveform, 16000) > 300 else "en"), 0.95
 
 
 def test_transcripts_follow_prompt_and_reply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
