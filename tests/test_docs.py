@@ -96,7 +96,7 @@ RUNS = {
     "make check-docs": Run(),
     "tresse continue slm/bundles/natural/examples/en-1.flac --to fr --out reply.wav": TALK,
     "tresse continue story.wav --to fr --out reply.wav": TALK,
-    "tresse continue story.zip --turn 2 --out reply.wav": Run("", "reply.wav"),
+    "tresse continue story.zip --turn 2 --out reply.wav": Run("--bundle braid", "reply.wav"),
     "tresse record folder/ --to en fr --out replies/": Run("--max-seconds 1", "replies/manifest.jsonl"),
     "tresse demo": PAGE,
     "tresse demo --host 0.0.0.0 --port 8000 --recordings kept/": Run("--host 127.0.0.1", "kept"),

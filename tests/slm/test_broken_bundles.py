@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from demo.cli import main
 from slm.bundle import Bundle
 from slm.errors import TresseError
+from slm.model import BUNDLES
 from slm.schema import read_info
 from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
 from tests.bundles import BRAID
@@ -330,8 +331,11 @@ def test_the_command_line_says_it_in_one_line(
     assert not (tmp_path / "o.wav").exists()
 
 
-def test_the_shipped_bundle_is_whole() -> None:
-    info = read_info(BRAID)
-    assert info == json.loads((BRAID / "bundle.json").read_text(encoding="utf-8"))
-    assert len(Bundle.load(None, "cpu").examples) == 6
-    assert np.isfinite(Bundle.load(None, "cpu").max_prompt_seconds)
+@pytest.mark.parametrize("name", ["braid", "natural"])
+def test_the_bundles_that_come_with_it_are_whole(name: str) -> None:
+    info = read_info(BUNDLES / name)
+    assert info == json.loads((BUNDLES / name / "bundle.json").read_text(encoding="utf-8"))
+    bundle = Bundle.load(None if name == "natural" else name, "cpu")
+    assert bundle.info["name"] == name
+    assert len(bundle.examples) == 6
+    assert np.isfinite(bundle.max_prompt_seconds)

@@ -69,7 +69,7 @@ def tags_among(tokens: Sequence[int], words: UnitVocabulary) -> set[int]:
 
 @pytest.mark.parametrize("tags", [True, False])
 def test_prompts_and_replies(folder: Path, tags: bool) -> None:
-    bundle = Bundle.load(folder if not tags else None, device="cpu")
+    bundle = Bundle.load(folder if not tags else BRAID, device="cpu")
     assert bundle.tags == tags
     bundle.__dict__["_engine"] = engine = Listening(bundle.engine)
     bundle.warm_up()

@@ -10,6 +10,7 @@ import pytest
 
 from slm.bundle import Bundle
 from slm.errors import TresseError
+from tests.bundles import BRAID
 from train.corpus.recordings import Recording, read_recordings
 from train.evaluate.voice_units import CONDITIONS, evaluate_voice_units, speak_texts, tables
 from train.speech.voices import SAMPLE_RATE, Voices
@@ -48,7 +49,7 @@ def test_conditions_cost_what_they_change(panel: Path, tmp_path: Path) -> None:
     recordings = [
         Recording(part.path, part.text, part.language, part.speaker, part.speaker) for part in read_recordings(panel)
     ]
-    encoder = Bundle.load(device="cpu").units
+    encoder = Bundle.load(BRAID, device="cpu").units
     results = evaluate_voice_units(encoder, recordings, out=tmp_path)
     assert [problem["recording"] for problem in results["problems"]] == ["absent.wav"] * 4
     assert results["recordings"] == 8
@@ -73,5 +74,5 @@ def test_conditions_keep_the_length() -> None:
 def test_recordings_without_texts_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(TresseError, match="text and a language"):
         evaluate_voice_units(
-            Bundle.load(device="cpu").units, [Recording(tmp_path / "x.wav", None, "en", "x", "x")], out=tmp_path
+            Bundle.load(BRAID, device="cpu").units, [Recording(tmp_path / "x.wav", None, "en", "x", "x")], out=tmp_path
         )

@@ -13,6 +13,7 @@ from slm.audio import write_wav
 from slm.bundle import Bundle
 from slm.errors import TresseError
 from slm.transcribe import Segment, Transcript
+from tests.bundles import BRAID
 from train.corpus.recordings import read_recordings
 from train.evaluate.voices import evaluate_voices
 from train.speech.voices import SAMPLE_RATE, Voices, speak
@@ -48,7 +49,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_figures_by_family_and_speaker(recordings: Path, tmp_path: Path) -> None:
     results = evaluate_voices(
-        Bundle.load(device="cpu"),
+        Bundle.load(BRAID, device="cpu"),
         read_recordings(recordings),
         out=tmp_path,
         recogniser=Parrot(TEXTS[0]),
@@ -90,4 +91,4 @@ def test_what_is_wrong_is_named(tmp_path: Path, listing: str | None, words: str)
 def test_nothing_that_can_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "noise.wav").write_bytes(b"RIFF")
     with pytest.raises(TresseError, match="no recording can be used"):
-        evaluate_voices(Bundle.load(device="cpu"), read_recordings(tmp_path), out=tmp_path / "out")
+        evaluate_voices(Bundle.load(BRAID, device="cpu"), read_recordings(tmp_path), out=tmp_path / "out")
