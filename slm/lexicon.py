@@ -26,6 +26,7 @@ from pydantic import Field
 
 from slm.errors import TresseError
 from slm.ngrams import TABLES, WORDS, NGrams
+from slm.recogniser_files import check_links
 from slm.schema import Part, parse, read_json
 from slm.transcribe import Recogniser, Segment
 from slm.units.causal import CausalUnitEncoder
@@ -231,6 +232,7 @@ def _read(folder: Path) -> tuple[LexiconConfig, dict[str, tuple[NGrams, Spelling
 
 def check_lexicon(folder: Path) -> None:
     """Raises TresseError, one line, where the files of such a recogniser cannot be true, or others lie beside them."""
+    check_links(folder)
     config, _ = _read(folder)
     needed = {
         folder / CONFIG,

@@ -96,13 +96,19 @@ def check_recogniser(folder: Path) -> None:
 def check_folder(folder: Path) -> None:
     """Raises TresseError where a bundle's asr/ holds another file, a folder, or a link that leads out of the bundle. Links
     of the hub's cache lead to the blobs beside it."""
+    for path in sorted(folder.iterdir()):
+        if path.name not in FILES or not path.is_file():
+            raise TresseError(f"no recogniser needs {path}: remove it from the bundle")
+    check_links(folder)
+
+
+def check_links(folder: Path) -> None:
+    """Raises TresseError where a link in a folder of a bundle, such as asr/, leads out of the bundle."""
     bundle = folder.parent.resolve()
     roots = [bundle]
     if bundle.parent.name == "snapshots" and not (bundle.parents[1] / "blobs").is_symlink():
         roots.append(bundle.parents[1] / "blobs")
-    for path in sorted(folder.iterdir()):
-        if path.name not in FILES or not path.is_file():
-            raise TresseError(f"no recogniser needs {path}: remove it from the bundle")
+    for path in sorted(folder.rglob("*")):
         if not any(path.resolve().is_relative_to(root) for root in roots):
             raise TresseError(f"{path} is a link that leads out of the bundle: put the file in its place")
 
