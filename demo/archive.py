@@ -115,7 +115,7 @@ def describe_reply(reply: Reply) -> dict[str, Any]:
 def reproduce(bundle: Bundle, path: Path, turn: int | None = None, part: int = 1) -> Reply:
     """Make a reply of a downloaded conversation again. turn, part: counted from 1; None: the last turn.
 
-    Raises TresseError where the file is no such conversation, or holds no such reply, or the bundle speaks other units.
+    Raises TresseError where the file is no such conversation, or holds no such reply, or was made with another bundle.
     """
     from slm.continuation import Prompt
 
@@ -133,10 +133,11 @@ def reproduce(bundle: Bundle, path: Path, turn: int | None = None, part: int = 1
         asked = Prompt(own, prompt["language"], float(prompt["seconds"]), before, in_domain)
         settings = Settings(**saved["settings"]).reply(tuple(wanted["languages"]), int(wanted["seed"]))
         samples = int(wanted["samples"])
-    except (KeyError, TypeError, ValueError) as error:
+        made_with = listing["bundle"].get("name")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise TresseError(f"{path} is damaged ({error!r}): download the conversation again") from error
-    if rate != bundle.units.frame_rate:
-        raise TresseError(f"{path} was made with another bundle: name it with --bundle")
+    if made_with != bundle.info.get("name") or rate != bundle.units.frame_rate:
+        raise TresseError(f"{path} was made with the bundle {made_with}: name it with --bundle")
     speaking = Speaking(bundle, asked, settings, threading.Event())
     for _ in speaking:
         pass

@@ -126,6 +126,8 @@ def test_every_reply_can_be_made_again_from_the_zip(bundle: Bundle, tmp_path: Pa
     (tmp_path / "no.zip").write_bytes(b"no zip")
     with pytest.raises(TresseError, match="not a conversation"):
         archive.reproduce(bundle, tmp_path / "no.zip")
+    with pytest.raises(TresseError, match="was made with the bundle braid: name it with --bundle"):
+        archive.reproduce(Bundle.load("natural", "cpu"), path)
 
 
 @settings(deadline=None, max_examples=60)
