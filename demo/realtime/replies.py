@@ -55,6 +55,8 @@ class Replies:
         """How much the program has appended."""
         self.asked = False
         """Whether a response was asked for, and has not begun yet."""
+        self._given_up = False
+        """Whether the work that ends next is that of a prompt that could not be used."""
         self._turn: Turn | None = None
         self._prompt = told.new_id("item")
         """The prompt that is being said."""
@@ -126,8 +128,12 @@ class Replies:
         self._last = item.id
         self._prompts[values["turn"]] = item.id
         self._turn = turn = Turn(values["turn"], told.new_id("resp"))
-        self.asked, self._committed, self._prompt = False, False, told.new_id("item")
+        self._begin_anew()
         self._emit(told.ResponseCreated(response=told.Response(id=turn.id)))
+
+    def _begin_anew(self) -> None:
+        """Nothing is asked for, and the next prompt is another item."""
+        self.asked, self._committed, self._prompt = False, False, told.new_id("item")
 
     # ---- replies ----------------------------------------------------------------------------------------------------
 
@@ -193,12 +199,17 @@ class Replies:
     def _on_problem(self, values: dict[str, Any], sound: bytes | None) -> None:
         if self._turn is not None and not self._turn.ended:
             self._turn.problem = values["text"]
+        elif self.asked:  # the prompt could not be used: who is told so may ask for the next response at once
+            self._begin_anew()
+            self._given_up = True
         problem = told.Problem(type="server_error", code="problem", message=values["text"])
         self._emit(told.Error(error=problem))
 
     def _on_idle(self, values: dict[str, Any], sound: bytes | None) -> None:
-        if self.asked:  # the prompt could not be used
-            self.asked, self._committed, self._prompt = False, False, told.new_id("item")
+        if self._given_up:
+            self._given_up = False
+        elif self.asked:  # the prompt was dropped
+            self._begin_anew()
         if (turn := self._turn) is not None and not turn.ended:
             turn.ended = True
             for index, spoken in enumerate(turn.replies):

@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from demo.app import Served, start
+from demo.messages import Message
+from demo.realtime.replies import Replies
+from demo.realtime.told import Event
 from demo.transcripts import Transcripts
 from tests.conftest import spoken_beginning
 from tests.demo.test_stories_kept import StandInTranscriber
@@ -180,3 +184,25 @@ def test_transcripts_come_before_the_end(tmp_path: Path, monkeypatch: pytest.Mon
         program.close()
     finally:
         page.close()
+
+
+def test_the_next_response_may_be_asked_for_as_soon_as_an_error_is_told() -> None:
+    """Before the session is idle, whose message belongs to the prompt that could not be used."""
+    events: list[Event] = []
+    replies = Replies(events.append, 16000, False)
+
+    def hear(kind: str, **values: Any) -> None:
+        replies.take(Message({"type": kind, **values}))
+
+    replies.commit()
+    replies.asked = True
+    hear("problem", text="no speech was heard")
+    assert [event.type for event in events[-1:]] == ["error"]
+    assert not replies.working
+    replies.commit()
+    committed = events[-1]
+    replies.asked = True
+    hear("idle")  # of the first one
+    assert replies.working
+    replies.commit()  # what follows belongs to the prompt that waits
+    assert events[-1].item_id == committed.item_id  # type: ignore[attr-defined]
