@@ -40,9 +40,16 @@ class Candidates:
         return Candidates([*self.told, *sentence], [*self.head[:1], *sentence[-1:]], self.ends)
 
     def best(
-        self, engine: Engine, sampling: Sampling, count: int, fits: Callable[[Sequence[int]], bool] = lambda _: True
+        self,
+        engine: Engine,
+        sampling: Sampling,
+        count: int,
+        fits: Callable[[Sequence[int]], bool] = lambda _: True,
+        *,
+        must: bool = False,
     ) -> list[int]:
-        """The best of `count` sentences, its end included; of those that fit, and none where none does.
+        """The best of `count` sentences, its end included, of those that fit. Where none does it is the best of all if there
+        `must` be one, else none.
 
         Sampling's `max_tokens` holds; one that they cut off is chosen only where all are. `min_tokens` holds up to SHORTEST.
         """
@@ -50,9 +57,8 @@ class Candidates:
             sampling, max_tokens=min(sampling.max_tokens, LONGEST), min_tokens=min(sampling.min_tokens, SHORTEST)
         )
         drawn = engine.propose(self.told, sampling, count, self.ends)
-        different = [
-            tokens for tokens in {tuple(tokens): tokens for tokens in drawn if tokens}.values() if fits(tokens)
-        ]
+        different = list({tuple(tokens): tokens for tokens in drawn if tokens}.values())
+        different = [tokens for tokens in different if fits(tokens)] or (different if must else [])
         whole = [tokens for tokens in different if tokens[-1] in self.ends] or different
         fresh = [tokens for tokens in whole if copied(tokens, self.told) < COPIED] or whole
         if len(fresh) <= 1:

@@ -292,9 +292,8 @@ def _chosen(
         more = sampling.min_tokens - done
         banned = (*sampling.banned, eos) if more > SHORTEST else sampling.banned
         turn = replace(sampling, seed=sampling.seed + 7919 * done, max_tokens=most - done, banned=banned)
-        sentence = candidates.best(engine, turn, count, clock.fits if clock else lambda _: True)
-        if not sentence and not said:
-            sentence = candidates.best(engine, turn, count)
+        fits = clock.fits if clock else lambda _: True
+        sentence = candidates.best(engine, turn, count, fits, must=not said)
         if not sentence:
             return
         if clock:

@@ -140,10 +140,14 @@ class CausalUnitEncoder:
         """Whole clips of a multiple of 320 samples [B, S] -> frames [B, S / 320], and their lead over the next best."""
         if batch_BS.shape[1] == 0:
             return np.zeros((len(batch_BS), 0), np.int64), np.zeros((len(batch_BS), 0))
+        units, leads = Smoothing(self.config.switch_cost).push(self._logits(network, batch_BS))
+        return units.cpu().numpy(), leads.cpu().numpy()
+
+    def _logits(self, network: UnitNetwork, batch_BS: np.ndarray) -> Tensor:
+        """Whole clips of a multiple of 320 samples [B, S], with silence behind them -> logits [B, S / 320, K]."""
         samples = np.pad(batch_BS, ((0, 0), (WINDOW - HOP, network.look_ahead * FRAME)))
         mels = network.mel.log(network.mel.power(torch.from_numpy(samples).to(self.device, network.mel.filters.dtype)))
-        units, leads = Smoothing(self.config.switch_cost).push(network(mels)[0])
-        return units.cpu().numpy(), leads.cpu().numpy()
+        return network(mels)[0]
 
     @torch.inference_mode()
     def log_probabilities(self, waveform: np.ndarray) -> np.ndarray:
@@ -151,13 +155,8 @@ class CausalUnitEncoder:
         frames = -(-len(waveform) // FRAME)
         if frames == 0:
             return np.zeros((0, self.codebook_size), np.float32)
-        network = self.single()
-        after = (frames + network.look_ahead) * FRAME - len(waveform)
-        samples = torch.from_numpy(np.pad(np.asarray(waveform, np.float32), (WINDOW - HOP, after)))[None].to(
-            self.device
-        )
-        logits, _ = network(network.mel.log(network.mel.power(samples)))
-        return logits[0].log_softmax(-1).cpu().numpy()
+        clip = np.pad(waveform, (0, frames * FRAME - len(waveform)))
+        return self._logits(self.single(), clip[None])[0].log_softmax(-1).cpu().numpy()
 
     def smoothed(self, log_probabilities_TK: np.ndarray) -> np.ndarray:
         """Log probabilities of the units [T, K] -> the unit of every frame, int64 [T], in runs (`slm.units.smoothing`)."""
