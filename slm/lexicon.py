@@ -213,8 +213,17 @@ def sentence(words: Sequence[str]) -> str:
 
 
 def _read(folder: Path) -> tuple[LexiconConfig, dict[str, tuple[NGrams, Spellings]]]:
+    """Config, n-grams and pronunciations. Raises TresseError as `check_lexicon`."""
+    check_links(folder)
     path = folder / CONFIG
     config: LexiconConfig = parse(LexiconConfig, read_json(path), path)
+    needed = {
+        folder / CONFIG,
+        *(folder / name / file for name in config.languages for file in (LEXICON, WORDS, TABLES)),
+    }
+    for path in sorted(folder.rglob("*")):
+        if path not in needed and path.name != "README.md" and not (path.is_dir() and path.parent == folder):
+            raise TresseError(f"no recogniser needs {path}: remove it from the bundle")
     tables: dict[str, tuple[NGrams, Spellings]] = {}
     for name in config.languages:
         path = folder / name / LEXICON
@@ -232,15 +241,7 @@ def _read(folder: Path) -> tuple[LexiconConfig, dict[str, tuple[NGrams, Spelling
 
 def check_lexicon(folder: Path) -> None:
     """Raises TresseError, one line, where the files of such a recogniser cannot be true, or others lie beside them."""
-    check_links(folder)
-    config, _ = _read(folder)
-    needed = {
-        folder / CONFIG,
-        *(folder / name / file for name in config.languages for file in (LEXICON, WORDS, TABLES)),
-    }
-    for path in sorted(folder.rglob("*")):
-        if path not in needed and path.name != "README.md" and not (path.is_dir() and path.parent == folder):
-            raise TresseError(f"no recogniser needs {path}: remove it from the bundle")
+    _read(folder)
 
 
 def can_decode() -> bool:

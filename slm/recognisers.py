@@ -37,8 +37,8 @@ def open_recogniser(
         return Transcriber(asr, languages, device=device, threads=threads)
     if not (folder / "model.bin").exists() and not is_lexicon(folder):
         raise TresseError(f"the bundle {bundle} has no recogniser: give --asr NAME_OR_PATH of a faster-whisper model")
-    check_asr(folder)
     if not is_lexicon(folder):
+        check_folder(folder)
         return Transcriber(folder, languages, device=device, threads=threads)
     encoder = encoder or load_encoder(bundle / "units")
     if not isinstance(encoder, CausalUnitEncoder):
