@@ -118,8 +118,9 @@ class SLMTraining:
     pass, at most (None: all): gradients are accumulated over as many passes as that takes.
     optimiser: `adamw`, or `muon` for the matrices of the body (the rest stays with AdamW, at the same rates).
     warmup: steps, or below 1 a share of them. floor: last learning rate as a share of the peak. clip: of the gradient's
-    norm. held_out: training stories kept for validation, where there are no others for it. precision: `auto` (bfloat16
-    where the hardware multiplies it), `bf16` or `no`. compile: `auto` (on a GPU), `yes` or `no`.
+    norm. dropout: share of what each layer adds that is dropped (`train.lm.dropout`). held_out: training stories kept for
+    validation, where there are no others for it. precision: `auto` (bfloat16 where the hardware multiplies it), `bf16` or
+    `no`. compile: `auto` (on a GPU), `yes` or `no`.
     """
 
     stages: tuple[Stage, ...] = (Stage("interleaved", share=1.0),)
@@ -132,6 +133,7 @@ class SLMTraining:
     learning_rate: float = 1.5e-3
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.05
+    dropout: float = 0.0
     warmup: float = 50
     floor: float = 0.05
     clip: float = 1.0
@@ -165,6 +167,8 @@ class SLMTraining:
         for name in ("batch_rows", "row_length", *(["micro_rows"] if self.micro_rows is not None else [])):
             if getattr(self, name) < 1:
                 raise TresseError(f"{name} must be 1 or more, not {getattr(self, name)}")
+        if not 0.0 <= self.dropout < 1.0:
+            raise TresseError(f"dropout must be from 0 to below 1, not {self.dropout}")
         for stage in self.stages:
             stage.check(languages)
             stage.check_corpora(corpora, self.batch_rows)
@@ -199,8 +203,8 @@ class SLMTraining:
 
 
 def settings_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What `asdict` makes of settings; without `corpora` where there are none, as earlier versions wrote them."""
-    return {name: value for name, value in pairs if name != "corpora" or value}
+    """What `asdict` makes of settings; without `corpora` and `dropout` where there are none, as before."""
+    return {name: value for name, value in pairs if name not in ("corpora", "dropout") or value}
 
 
 class _Turns:

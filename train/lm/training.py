@@ -24,6 +24,7 @@ from slm.model import ModelConfig, parameter_count, save_model, training_flops
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
 from train.lm.corpus import TokenCorpus
+from train.lm.dropout import add_dropout
 from train.lm.loader import Loader
 from train.lm.log import LossMeter, RunLog, by_language
 from train.lm.packing import PackedBatch
@@ -238,6 +239,7 @@ class _Run:
             self.weights.load_model(state)
         self.kernel = model.config._attn_implementation
         use_document_attention(model)
+        add_dropout(model, training.dropout)
         if training.compile == "yes" or (training.compile == "auto" and device.type == "cuda"):
             model.compile()
         self.plain = model
