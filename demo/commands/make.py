@@ -82,6 +82,7 @@ def prepare_command(
     ray_gpus: RayGpusOption = None,
 ) -> None:
     """Stories or recordings -> units -> Parquet shards. Killed and run again, it goes on."""
+    from slm.bundle import choose_device
     from slm.model import BUNDLES
     from train.corpus.cluster import Cluster
     from train.corpus.manifest import Manifest
@@ -115,7 +116,7 @@ def prepare_command(
         preparation,
         speakers,
         workers,
-        "cuda" if ray and on_gpus else device,  # Ray says which
+        "cuda" if ray and on_gpus else choose_device(device),  # Ray says which
         Cluster(ray, (ray_gpus or 1.0) if on_gpus else 0.0) if ray else None,
     )
     rejected = f", {made.rejected} rows could not be used (see rejected.jsonl)" if made.rejected else ""

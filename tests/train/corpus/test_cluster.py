@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from demo.cli import main
 from slm.errors import TresseError
@@ -151,7 +152,7 @@ def test_without_ray_the_extra_is_named(encoder: Path, tmp_path: Path, monkeypat
     ("options", "device", "expected"),
     [
         (["--seed", "1"], "cpu", None),
-        (["--device", "cuda:1"], "cuda:1", None),
+        (["--device", "auto"], "cuda" if torch.cuda.is_available() else "cpu", None),
         (["--ray"], "cpu", Cluster("local")),
         (["--ray", "--seed", "1"], "cpu", Cluster("local")),
         (["--ray", "auto"], "cpu", Cluster("auto")),
@@ -168,6 +169,12 @@ def test_the_command_line_names_the_cluster(
 
     monkeypatch.setattr(preparation, "prepare_corpus", called)
     main(["prepare", "--out", "corpus", *options])
+
+
+def test_a_device_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["prepare", "--out", "corpus", "--device", "cuda:99"])
+    assert capsys.readouterr().err == "tresse: this machine has no device cuda:99: use --device cpu or auto\n"
 
 
 @pytest.mark.parametrize("options", [["--ray-gpus", "1"], ["--ray-gpus", "1", "--ray"]])
