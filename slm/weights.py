@@ -24,6 +24,8 @@ WEIGHTS = "model.safetensors"
 Network = TypeVar("Network", bound=nn.Module)
 STEP = ".step"
 """Ends the names of the steps of int8 weights."""
+MOST = {torch.int8: 127, torch.uint8: 31}
+"""Steps of a row's largest weight, by how it is saved: as int8, or in six bits."""
 ELSEWHERE = ("quantization_config", "transformers_weights", "attn_implementation", "_attn_implementation")
 """Keys of a config.json that make transformers read or fetch something else; the project's own models have none."""
 SPARE = 10_000_000
@@ -45,44 +47,59 @@ def build(make: Callable[[], nn.Module], path: Path) -> nn.Module:
     stored = {name: shape for name, shape in shapes(path).items() if not name.endswith(STEP)}
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in make().state_dict().items()}
-    if stored != expected:
-        different = sorted(name for name in stored.keys() | expected.keys() if stored.get(name) != expected.get(name))
-        raise ValueError(f"{path} does not fit its config.json ({different[0]})")
+    different = [name for name in stored.keys() | expected.keys() if not _fits(stored.get(name), expected.get(name))]
+    if different:
+        raise ValueError(f"{path} does not fit its config.json ({min(different)})")
     module, weights = make(), load_file(str(path))
     check_finite(weights.values(), path)
-    weights = widen(weights)
+    weights = widen(weights, expected)
+    if any(tuple(tensor.shape) != expected[name] for name, tensor in weights.items()):
+        raise ValueError(f"{path} does not fit its config.json")
     module.load_state_dict(weights)
     return module
+
+
+def _fits(stored: tuple[int, ...] | None, expected: tuple[int, ...] | None) -> bool:
+    """Whether a tensor is of the shape that is expected, or may be that of its rows in six bits."""
+    if stored is None or expected is None:
+        return False
+    return stored == expected or (len(expected) > 1 and stored == (expected[0], math.prod(expected[1:]) * 3 // 4))
 
 
 def narrow(state: Mapping[str, Tensor], matrices: torch.dtype = torch.float16) -> dict[str, Tensor]:
     """A state as it is saved: as float16 where that changes nothing, else as float32.
 
     matrices: torch.int8 saves what has two dimensions or more as int8, with a step for each row (its largest weight is 127
-    steps), where that changes nothing: see `rounded`.
+    steps), where that changes nothing: see `rounded`. torch.uint8 saves it in six bits a weight (31 steps), four weights in
+    three bytes, uint8 [rows, 3 n / 4], where rows are of a multiple of four.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in state.items():
         tensor = value.detach().cpu().contiguous()
-        if matrices == torch.int8 and tensor.dim() > 1:
-            steps = _steps(tensor)
+        kind = _kind(tensor, matrices)
+        if kind is not None:
+            steps = _steps(tensor, MOST[kind])
             numbers = (tensor.float() / steps).round()
             if torch.equal(numbers * steps, tensor.float()):
-                tensors |= {name: numbers.to(torch.int8), name + STEP: steps}
+                whole = numbers.to(torch.int8)
+                tensors |= {name: whole if kind == torch.int8 else _packed(whole.flatten(1)), name + STEP: steps}
                 continue
         tensors[name] = tensor.half() if torch.equal(tensor.half().to(tensor.dtype), tensor) else tensor.float()
     return tensors
 
 
-def widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state from what `narrow` made of it. Raises ValueError for int8 without the steps of its rows."""
+def widen(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """A state from what `narrow` made of it. shapes: of what was saved in six bits. Raises ValueError for numbers
+    without the steps of their rows."""
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if name.endswith(STEP):
             continue
-        if tensor.dtype == torch.int8:
+        if tensor.dtype in MOST:
+            if tensor.dtype == torch.uint8:
+                tensor = _unpacked(tensor).reshape(shapes[name])
             steps = tensors.get(name + STEP)
-            if steps is None or steps.shape != _steps(tensor.float()).shape:
+            if steps is None or steps.shape != _steps(tensor.float(), 1).shape:
                 raise ValueError(f"{name} is int8 and has no steps")
             tensor = tensor.float() * steps.float()
         state[name] = tensor
@@ -93,19 +110,40 @@ def widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def rounded(module: Network, matrices: torch.dtype = torch.float16) -> Network:
     """The module, in float32, with its weights rounded to those that `narrow` can save: changed in place."""
     module.half().float()
-    if matrices == torch.int8:
-        for tensor in module.state_dict().values():
-            if tensor.dim() > 1:
-                steps = _steps(tensor)
-                tensor.copy_((tensor / steps).round() * steps)
+    for tensor in module.state_dict().values():
+        kind = _kind(tensor, matrices)
+        if kind is not None:
+            steps = _steps(tensor, MOST[kind])
+            tensor.copy_((tensor / steps).round() * steps)
     return module
 
 
-def _steps(matrix: Tensor) -> Tensor:
-    """Size of a row's steps: float32 [rows, 1, ...], of bfloat16's precision, so that 127 of them are exact: a rounded row
-    has the steps that it was rounded with."""
+def _kind(tensor: Tensor, matrices: torch.dtype) -> torch.dtype | None:
+    """How a tensor is saved: as int8, as six bits (torch.uint8), or, None, as it is."""
+    if matrices not in MOST or tensor.dim() < 2:
+        return None
+    return torch.int8 if math.prod(tensor.shape[1:]) % 4 else matrices
+
+
+def _steps(matrix: Tensor, most: int) -> Tensor:
+    """Size of a row's steps, of which its largest weight is `most`: float32 [rows, 1, ...], of bfloat16's precision, so that
+    all multiples are exact: a rounded row has the steps that it was rounded with."""
     largest = matrix.float().abs().amax(dim=tuple(range(1, matrix.dim())), keepdim=True)
-    return (largest.clamp(min=1e-8) / 127).bfloat16().float()
+    return (largest.clamp(min=1e-8) / most).bfloat16().float()
+
+
+def _packed(numbers_RN: Tensor) -> Tensor:
+    """Numbers from -32 to 31, int8 [R, N] -> six bits each, uint8 [R, 3 N / 4]; N: a multiple of four."""
+    four = (numbers_RN.to(torch.int32) + 32).unflatten(1, (-1, 4))
+    joined = four[..., 0] | four[..., 1] << 6 | four[..., 2] << 12 | four[..., 3] << 18
+    return torch.stack([joined >> shift & 255 for shift in (0, 8, 16)], 2).flatten(1).to(torch.uint8)
+
+
+def _unpacked(bytes_RN: Tensor) -> Tensor:
+    """What `_packed` was given."""
+    three = bytes_RN.to(torch.int32).unflatten(1, (-1, 3))
+    joined = three[..., 0] | three[..., 1] << 8 | three[..., 2] << 16
+    return (torch.stack([joined >> shift & 63 for shift in (0, 6, 12, 18)], 2).flatten(1) - 32).to(torch.int8)
 
 
 def check_finite(tensors: Iterable[Tensor], source: str | Path) -> None:

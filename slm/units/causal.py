@@ -32,7 +32,7 @@ FRAME = 2 * HOP
 """Samples a unit stands for: two mel frames."""
 DOUBT = 1e-3
 """Between the two best units, the least lead in nats that float32 decides: forty times the error of its logits or more."""
-BACKLOG = 50
+BACKLOG = 500
 """Frames that a stream's float64 is behind at most, so that a close decision never waits long."""
 
 
@@ -57,25 +57,29 @@ class LogMel(nn.Module):
 
 
 class UnitNetwork(nn.Module, ABC):
-    """A network that names frames. mel: its front; look_ahead: frames of 20 ms that must follow a frame; norm: the last
-    layer's norm, whose output the units are decided on."""
+    """A network that names frames. mel: its front; look_ahead: frames of 20 ms that must follow a frame, at most;
+    outward: its last layer."""
 
     config: Any
     mel: LogMel
-    norm: nn.LayerNorm
+    outward: Any
     look_ahead: int
+
+    def silence_after(self, frames: int) -> int:
+        """Frames of silence that must follow a recording of so many, so that all of them are named."""
+        return self.look_ahead
 
     @abstractmethod
     def forward(self, mels_BTM: Tensor, state: Any = None) -> tuple[Tensor, Any]:
-        """Log-mels [B, 2T, mels] -> (logits [B, T', K], new state); T' = T - look-ahead at first, T afterwards."""
+        """Log-mels [B, 2T, mels] -> (logits [B, T', K], new state): of the frames that are now certain."""
 
     def state_of_training(self, mels_BTM: Tensor, rng: np.random.Generator) -> Any:
         """The state before a segment of training, which may lie anywhere in a recording."""
         return None
 
     @abstractmethod
-    def hidden(self, mels_BTM: Tensor, layer: int) -> Tensor:
-        """Log-mels [B, 2T, mels] -> the output of layer `layer` [B, T - its look-ahead, D]."""
+    def features(self, mels_BTM: Tensor) -> Tensor:
+        """Log-mels [B, 2T, mels] -> what units are decided on [B, T', D]: what `outward` is given."""
 
 
 class CausalUnitEncoder:
@@ -145,9 +149,14 @@ class CausalUnitEncoder:
 
     def _logits(self, network: UnitNetwork, batch_BS: np.ndarray) -> Tensor:
         """Whole clips of a multiple of 320 samples [B, S], with silence behind them -> logits [B, S / 320, K]."""
-        samples = np.pad(batch_BS, ((0, 0), (WINDOW - HOP, network.look_ahead * FRAME)))
-        mels = network.mel.log(network.mel.power(torch.from_numpy(samples).to(self.device, network.mel.filters.dtype)))
-        return network(mels)[0]
+        frames = batch_BS.shape[1] // FRAME
+        return network(self._mels(network, batch_BS))[0][:, :frames]
+
+    def _mels(self, network: UnitNetwork, batch_BS: np.ndarray) -> Tensor:
+        """Clips of a multiple of 320 samples [B, S] -> their log-mels, with silence behind them."""
+        after = network.silence_after(batch_BS.shape[1] // FRAME) * FRAME
+        samples = torch.from_numpy(np.pad(batch_BS, ((0, 0), (WINDOW - HOP, after))))
+        return network.mel.log(network.mel.power(samples.to(self.device, network.mel.filters.dtype)))
 
     @torch.inference_mode()
     def log_probabilities(self, waveform: np.ndarray) -> np.ndarray:
@@ -167,10 +176,8 @@ class CausalUnitEncoder:
     def features(self, waveform: np.ndarray) -> np.ndarray:
         """float32 [samples] at 16 kHz -> what the units are decided on: float32 [T, width], a row a frame."""
         frames = -(-len(waveform) // FRAME)
-        after = (frames + self.network.look_ahead) * FRAME - len(waveform)
-        samples = torch.from_numpy(np.pad(waveform.astype(np.float64), (WINDOW - HOP, after)))[None].to(self.device)
-        mels = self.network.mel.log(self.network.mel.power(samples))
-        return self.network.norm(self.network.hidden(mels, -1))[0].float().cpu().numpy()
+        clip = np.pad(waveform, (0, frames * FRAME - len(waveform)))
+        return self.network.features(self._mels(self.network, clip[None]))[0, :frames].float().cpu().numpy()
 
     def stream(self) -> EncoderStream:
         """A fresh streaming state for samples at 16 kHz."""
@@ -203,6 +210,8 @@ class EncoderStream:
         self.encoder = encoder
         self._samples = torch.zeros(1, WINDOW - HOP, dtype=torch.float64, device=encoder.device)
         self._received = 0
+        self._given = 0
+        """Samples that have come, and frames that have left."""
         self._fast = _Naming(encoder.single(), encoder.config.switch_cost)
         self._exact = _Naming(encoder.network, encoder.config.switch_cost)
         self._backlog: list[Tensor] = []
@@ -210,7 +219,7 @@ class EncoderStream:
 
     @torch.inference_mode()
     def _advance(self, samples: np.ndarray, patience: int) -> np.ndarray:
-        """[n] -> frames [k]."""
+        """[n] -> frames [k]. patience: frames for which the network waits."""
         new = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float64)).to(self.encoder.device)
         self._samples = torch.cat([self._samples, new[None]], dim=1)
         count = (self._samples.shape[1] - (WINDOW - HOP)) // FRAME
@@ -221,10 +230,13 @@ class EncoderStream:
         self._samples = self._samples[:, count * FRAME :]
         self._backlog.append(mels)
         units, leads = self._fast.push(mels.float())
-        if bool((leads < DOUBT).any()) or sum(part.shape[1] for part in self._backlog) >= 2 * BACKLOG:
+        if bool((leads < DOUBT).any()):
             exact, _ = self._exact.push(torch.cat(self._backlog, 1))
             self._backlog = []
             units = exact[:, exact.shape[1] - units.shape[1] :]
+        while sum(part.shape[1] for part in self._backlog) > 2 * BACKLOG:
+            self._exact.push(self._backlog.pop(0))
+        self._given += units.shape[1]
         return units[0].cpu().numpy()
 
     def push(self, samples: np.ndarray) -> np.ndarray:
@@ -234,9 +246,12 @@ class EncoderStream:
 
     def flush(self) -> np.ndarray:
         """The last frames int64 [k], as if silence followed."""
-        padding = -self._received % FRAME + self.encoder.network.look_ahead * FRAME
-        frames = self._advance(np.zeros(padding), 1) if self._received else np.zeros(0, np.int64)
-        self._received = 0
+        if not self._received:
+            return np.zeros(0, np.int64)
+        count = -(-self._received // FRAME)
+        left, silence = count - self._given, self.encoder.network.silence_after(count)
+        frames = self._advance(np.zeros((count + silence) * FRAME - self._received), 1)[:left]
+        self._received = self._given = 0
         return frames
 
 

@@ -107,6 +107,10 @@ class ConvNetwork(UnitNetwork):
             new_state.append(tail)
         return self.outward(self.norm(x)), new_state
 
+    def features(self, mels_BTM: Tensor) -> Tensor:
+        """Log-mels [B, 2T, mels] -> what units are decided on [B, T - look-ahead, D]."""
+        return self.norm(self.hidden(mels_BTM, -1))
+
     def hidden(self, mels_BTM: Tensor, layer: int) -> Tensor:
         """Log-mels [B, 2T, mels] -> the output of block `layer` [B, T - its look-ahead, D]."""
         x = self._inward(mels_BTM)

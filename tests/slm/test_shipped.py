@@ -13,7 +13,10 @@ from slm.errors import TresseError
 from slm.model import BUNDLES
 from slm.recognisers import open_recogniser
 from slm.settings import ReplySettings
+from slm.units import load_encoder
 from tests.bundles import BRAID
+from tests.conftest import spoken_beginning
+from tests.tiny_encoders import check_streaming
 from train.evaluate.cloze.evaluation import evaluate_cloze
 from train.evaluate.cloze.protocol import HEADLINE, value_of
 from train.evaluate.cloze.results import read_scores
@@ -146,3 +149,19 @@ def test_its_units_hear_words_not_voices(bundle: Bundle) -> None:
     for (_, group), row in measure(bundle.units, speech).items():
         assert row["edit_rate"]["mean"] < {"training": 0.12, "held_out": 0.26}[group]
         assert row["pnmi"] > 0.75  # few sentences flatter it
+
+
+def test_natural_is_as_large_as_the_readme_says() -> None:
+    megabytes = sum(path.stat().st_size for path in (BUNDLES / "natural").rglob("*") if path.is_file()) / 1e6
+    assert f"It has {megabytes:.0f} MB." in README.read_text(encoding="utf-8")
+    assert megabytes < 40
+
+
+def test_natural_names_speech_as_it_arrives_as_it_names_it_at_once() -> None:
+    encoder = load_encoder(BUNDLES / "natural" / "units")
+    speech = spoken_beginning("fr", "zoe")[: 4 * SAMPLE_RATE]
+    for size in (1_000, 7_777):
+        check_streaming(encoder, speech, [size] * (len(speech) // size + 1))
+    short, whole = encoder.encode_batch([speech[:20_000], speech])
+    assert np.array_equal(short.frames(), encoder.encode(speech[:20_000], SAMPLE_RATE).frames())
+    assert np.array_equal(whole.frames(), encoder.encode(speech, SAMPLE_RATE).frames())

@@ -1,11 +1,12 @@
-"""Units for any voice: a small causal network learns to name speech as its teacher does, as the sound arrives.
+"""Units for any voice: a network learns to name speech as its teacher does, as the sound arrives.
 
-    pool of natural voices (phones known) ──► teacher's head ──► posteriors of pool and recordings ──► causal network
+    pool of natural voices (phones known) ──► teacher's head ──► names of pool and recordings ──► network
+                                            what is said in them ──┘
 
-The names are phones (`train.units.teacher`), as the supervised tokens of CosyVoice and GLM-4-Voice are text's. Every clip is
-learnt twice: as it is, and through a room, noise, a telephone line or an equaliser, with the posteriors of the clean clip;
-vocal tract length, rate, gain and noise are varied anew in every batch. Speech is kept as mel energies and the likeliest
-names of each frame.
+The names are phones (`train.units.teacher`), as the supervised tokens of CosyVoice and GLM-4-Voice are text's. Where it is
+known what is said (`said.py`), the teacher tells when (`alignment.py`) and not what. Every clip is learnt twice: as it is,
+and through a room, noise, a telephone line or an equaliser, with the names of the clean clip (`naming.py`); vocal tract
+length, rate, gain and noise are varied anew in every batch.
 """
 
 from __future__ import annotations
@@ -18,37 +19,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
-from slm.audio import read_audio
 from slm.errors import TresseError
 from slm.model import part_folders
 from slm.units import load_encoder
 from slm.units.attention import AttentionEncoderConfig, AttentionNetwork, AttentionUnitEncoder
-from slm.units.causal import FRAME, HOP, WINDOW, CausalUnitEncoder, LogMel, UnitNetwork
+from slm.units.causal import CausalUnitEncoder, UnitNetwork
 from slm.units.conv import ConvEncoderConfig, ConvUnitEncoder
 from slm.weights import rounded
 from train.corpus.channel import measure_channel
-from train.corpus.recordings import Recording, read_recordings
+from train.corpus.recordings import read_recordings
 from train.speech.augmentation import Augmentation
 from train.speech.espeak import EspeakSpeaker
 from train.speech.kokoro import KokoroSpeaker, KokoroStyle
 from train.speech.pico import PicoSpeaker
 from train.speech.pool import Clip, Request, speak_pool
 from train.speech.voices import Speaker, Voices
-from train.tools.checkpoints import atomic_path
 from train.tools.hardware import bf16_pays
-from train.tools.progress import Progress
 from train.units.crops import draw_crops
 from train.units.fitting import fit
+from train.units.naming import NamedSpeech, name_speech
+from train.units.said import Reader, of_clips, of_recordings
 from train.units.teacher import (
-    RATE,
-    PhoneTeacher,
+    PhoneHead,
     TeacherTraining,
-    blocks,
     check_whisper,
     levelled,
     timed_clips,
@@ -57,12 +53,6 @@ from train.units.teacher import (
 from train.units.training import augment
 from train.units.whisper import begin_with_whisper
 
-LIKELIEST = 6
-"""Names of a frame that are kept."""
-LONGEST = 24.0
-SHORTEST = 0.5
-"""s of a clip that is learnt from."""
-
 
 @dataclass(frozen=True)
 class DistilledUnits:
@@ -70,13 +60,14 @@ class DistilledUnits:
 
     whisper: the teacher's Whisper, a folder of the models. voices: the voices file, beside recipes/, whose training
     speakers, and mixtures of them, speak `sentences` sentences, drawn from `texts` a language. recordings: folders of
-    recordings of people, as `train.corpus.recordings` reads them. merged: phones that share the unit of another, since
-    accents and readings differ in them. begin: a bundle, or the folder of an encoder of the same shape and phones,
-    whose network is trained further; null: convolutions begin with nothing, attention with Whisper's first layers.
-    begun: share of the learning rate for all but the last layer. teacher: training of its head. steps, batch_size,
-    segment_frames, learning_rate: training of the causal network.
-    conditions: how often clips pass through rooms, noise and lines. babble: share of the segments of a batch in which
-    others talk in the background. masks: bands and stretches of a segment that are hidden (SpecAugment).
+    recordings of people, as `train.corpus.recordings` reads them; transcribed: Whisper writes down those that have no
+    text. merged: phones that share the unit of another, since accents and readings differ in them. begin: a bundle, or
+    the folder of an encoder of the same shape and phones, whose network is trained further; null: convolutions begin with
+    nothing, attention with Whisper's layers and the teacher's head. begun: share of the learning rate for all but what
+    names units; 0 leaves them as they are. teacher: training of its head. steps, batch_size, segment_frames,
+    learning_rate: training of the network. conditions: how often clips pass through rooms, noise and lines. babble:
+    share of the segments of a batch in which others talk in the background. masks: bands and stretches of a segment that
+    are hidden (SpecAugment).
     """
 
     whisper: str = "whisper"
@@ -86,6 +77,7 @@ class DistilledUnits:
     texts: int = 4200
     sentences: int = 4200
     recordings: tuple[str, ...] = ()
+    transcribed: bool = True
     teacher: TeacherTraining = field(default_factory=TeacherTraining)
     steps: int = 12000
     batch_size: int = 32
@@ -101,19 +93,6 @@ class DistilledUnits:
     masks: int = 0
     seed: int = 0
     checkpoint_every: int = 500
-
-
-@dataclass(frozen=True)
-class NamedSpeech:
-    """Clips end to end. mels: energies float16 [2 F, mels] at 100 Hz; names: uint8 [F, LIKELIEST] at 50 Hz, the likeliest
-    first; weights: their probabilities float16 [F, LIKELIEST], which add up to 1; starts, lengths: of each clip, in frames
-    of 20 ms."""
-
-    mels: Tensor
-    names: Tensor
-    weights: Tensor
-    starts: Tensor
-    lengths: Tensor
 
 
 def train_distilled(
@@ -139,12 +118,14 @@ def train_distilled(
         AttentionUnitEncoder if isinstance(config, AttentionEncoderConfig) else ConvUnitEncoder
     )
     front = kind.network_type(config).mel
-    sources = {"pool": (clips_of(clips, pool), len(clips))}
+    reader, writer = Reader(teacher.phones, voices.languages), whisper if training.transcribed else None
+    sources = {"pool": (of_clips(clips, pool, reader), len(clips))}
     for number, source in enumerate(recordings):
-        sources[str(number)] = (waveforms_of(source), len(source))
+        said = of_recordings(source, reader, writer, folder / f"transcripts-{number}.jsonl")
+        sources[str(number)] = (said, len(source))
     speech = [
-        name_speech(waveforms, count, teacher, training, front, folder / "named" / name)
-        for name, (waveforms, count) in sources.items()
+        name_speech(said, count, teacher, training.conditions, training.seed, front, folder / "named" / name)
+        for name, (said, count) in sources.items()
     ]
     phones, units = merge(teacher.phones, training.merged)
     speech = [replace(source, names=units[source.names.long()]) for source in speech]
@@ -155,6 +136,7 @@ def train_distilled(
         begin_with(network, phones, training.begin)
     elif isinstance(network, AttentionNetwork):
         begin_with_whisper(network, whisper)
+        begin_with_teacher(network, teacher.head, units)
     distil(network, speech, training, folder / "student.pt")
     encoder = kind(rounded(network, kind.stored))  # as it will be saved
     named = {name: int(units[number]) for number, name in enumerate(teacher.phones)}
@@ -192,6 +174,24 @@ def begin_with(network: UnitNetwork, phones: Sequence[str], source: str) -> None
         raise TresseError(
             f"units.distilled.begin: the encoder of {source} has another shape: leave begin out"
         ) from error
+
+
+def begin_with_teacher(network: AttentionNetwork, head: PhoneHead, units: Tensor) -> None:
+    """Give what names units in a network the weights of the teacher's head, in place. units: of each phone, as `merge` gives
+    them; a unit begins with the weights of the first of its phones.
+
+    Raises TresseError where the network's head has another shape.
+    """
+    named = {"norm": head.norm, "inward": head.inward}
+    weights = {f"{name}.{key}": value for name, part in named.items() for key, value in part.state_dict().items()}
+    for name, value in head.both_ways.state_dict().items():
+        weights[f"back.{name.removesuffix('_reverse')}" if name.endswith("_reverse") else f"onward.{name}"] = value
+    first = [units.tolist().index(unit) for unit in range(int(units.max()) + 1)]
+    weights |= {f"outward.{name}": value[first] for name, value in head.outward.state_dict().items()}
+    try:
+        network.head.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TresseError("units.attention: inward and recurrent must be those of the teacher, 256 and 192") from error
 
 
 def merge(phones: Sequence[str], merged: Mapping[str, str]) -> tuple[list[str], Tensor]:
@@ -245,72 +245,6 @@ def varied(speaker: Speaker, rng: random.Random, number: int) -> Speaker:
     assert isinstance(speaker, EspeakSpeaker)
     rate, pitch = round(speaker.rate * rng.uniform(0.85, 1.2)), min(99, max(0, speaker.pitch + rng.randint(-15, 15)))
     return EspeakSpeaker(f"varied-{number:06d}", speaker.variant, rate, pitch)
-
-
-def clips_of(clips: Sequence[Clip], pool: Path) -> Iterator[np.ndarray]:
-    """The waveforms of a pool, as teacher and student hear them."""
-    for clip in clips:
-        yield levelled(clip.read(pool), clip.sample_rate)
-
-
-def waveforms_of(recordings: Sequence[Recording]) -> Iterator[np.ndarray]:
-    """The waveforms of recordings, as teacher and student hear them; what cannot be read is left out."""
-    for recording in recordings:
-        try:
-            waveform, rate = read_audio(recording.path)
-        except TresseError:
-            continue
-        yield levelled(waveform, rate)
-
-
-def name_speech(
-    waveforms: Iterator[np.ndarray],
-    count: int,
-    teacher: PhoneTeacher,
-    training: DistilledUnits,
-    front: LogMel,
-    folder: Path,
-) -> NamedSpeech:
-    """Every clip twice, clean and as recorded under `training.conditions`, with the teacher's names of the clean one.
-
-    front: of the network that will learn. count: of the waveforms, those included that are too short or long to learn
-    from. Kept in `folder`, 60 clips a file, so that nothing is named twice.
-    """
-    fitting = (wave for wave in waveforms if SHORTEST * RATE <= len(wave) <= LONGEST * RATE)
-    parts: list[dict[str, Tensor]] = []
-    done = 0
-    progress = Progress(f"named {folder.name}", count, unit="clips")
-    for number, block in enumerate(blocks(fitting)):
-        path = folder / f"{number:05d}-{len(block)}.safetensors"
-        if not path.exists():
-            with atomic_path(path) as temporary:
-                save_file(_named(block, number, teacher, training, front), str(temporary))
-        parts.append(load_file(str(path)))
-        done += len(block)
-        progress.update(done)
-    if not parts:
-        raise TresseError(f"there is no speech to name for {folder}: give recordings of {SHORTEST} to {LONGEST} s")
-    lengths = torch.cat([part["lengths"] for part in parts])
-    mels, names, weights = (torch.cat([part[key] for part in parts]) for key in ("mels", "names", "weights"))
-    return NamedSpeech(mels, names, weights, lengths.cumsum(0) - lengths, lengths)
-
-
-def _named(
-    block: list[np.ndarray], number: int, teacher: PhoneTeacher, training: DistilledUnits, front: LogMel
-) -> dict[str, Tensor]:
-    mels, names, weights, lengths = [], [], [], []
-    for clip, (wave, posterior) in enumerate(zip(block, teacher.posteriors(block), strict=True)):
-        frames = -(-len(wave) // FRAME)
-        likely = posterior[:frames].topk(min(LIKELIEST, posterior.shape[1]), dim=-1)
-        recording = training.conditions.recording(training.seed + 60 * number + clip)
-        for heard in (wave, recording.of(wave)):
-            padded = F.pad(torch.from_numpy(np.asarray(heard, np.float32)), (WINDOW - HOP, frames * FRAME - len(heard)))
-            mels.append(front.power(padded[None])[0].half())
-            names.append(likely.indices.to(torch.uint8))
-            weights.append((likely.values / likely.values.sum(-1, keepdim=True)).half())
-            lengths.append(frames)
-    joined = {"mels": torch.cat(mels), "names": torch.cat(names), "weights": torch.cat(weights)}
-    return {**joined, "lengths": torch.tensor(lengths)}
 
 
 def distil(network: UnitNetwork, speech: Sequence[NamedSpeech], training: DistilledUnits, checkpoint: Path) -> None:

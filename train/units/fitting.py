@@ -27,14 +27,18 @@ def fit(
     """Train a network in place; goes on from the checkpoint.
 
     losses: of a step's number, a pure function of it, -> "loss", a scalar with gradients, and what else the log shows.
-    title: of the log line. begun: share of the learning rate for all but the last layer, `outward`: what has
-    learnt already must not be unlearnt. Raises TresseError where the loss is not finite.
+    title: of the log line. begun: share of the learning rate for all but what names units, `outward` or `head`: what has
+    learnt already must not be unlearnt; 0 leaves it as it is. Raises TresseError where the loss is not finite.
     """
-    last_layer = [parameter for name, parameter in network.named_parameters() if name.startswith("outward")]
-    rest = [parameter for name, parameter in network.named_parameters() if not name.startswith("outward")]
-    groups: Any = [{"params": rest, "share": begun}, {"params": last_layer}] if begun != 1.0 else network.parameters()
-    optimiser = torch.optim.AdamW(groups, lr=learning_rate, weight_decay=0.01)
-    updates = Updates(network.parameters(), [optimiser], learning_rate, clip=1.0)
+    named = dict(network.named_parameters())
+    new = [parameter for name, parameter in named.items() if name.startswith(("outward", "head."))]
+    rest = [parameter for name, parameter in named.items() if not name.startswith(("outward", "head."))]
+    for parameter in rest if begun == 0.0 else []:
+        parameter.requires_grad_(False)
+    groups: Any = [{"params": rest, "share": begun}, {"params": new}] if begun != 1.0 else network.parameters()
+    optimiser = torch.optim.AdamW(new if begun == 0.0 else groups, lr=learning_rate, weight_decay=0.01)
+    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    updates = Updates(learning, [optimiser], learning_rate, clip=1.0)
     start = 0
     if state := load_checkpoint(checkpoint):
         network.load_state_dict(state["network"])

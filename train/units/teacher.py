@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
 from train.units.fitting import fit
 
+Item = TypeVar("Item")
 RATE, FRAME = 16000, 320
 """Hz, and samples of a frame: 50 a second."""
 WINDOW = 30 * RATE
@@ -258,11 +260,11 @@ def draw(
     return torch.from_numpy(x), torch.from_numpy(y)
 
 
-def blocks(waveforms: Iterator[np.ndarray], size: int = 60) -> Iterator[list[np.ndarray]]:
-    """Waveforms in lists of `size`."""
-    block: list[np.ndarray] = []
-    for waveform in waveforms:
-        block.append(waveform)
+def blocks(items: Iterable[Item], size: int = 60) -> Iterator[list[Item]]:
+    """Lists of `size`."""
+    block: list[Item] = []
+    for item in items:
+        block.append(item)
         if len(block) == size:
             yield block
             block = []

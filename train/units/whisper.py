@@ -1,4 +1,4 @@
-"""Whisper's first layers as the beginning of an `AttentionNetwork`.
+"""Whisper's encoder, or its first layers, as the beginning of an `AttentionNetwork`.
 
 The weights come from a faster-whisper folder: CTranslate2's `model.bin`.
 """
@@ -38,7 +38,7 @@ PARTS = {
 
 
 def begin_with_whisper(network: AttentionNetwork, folder: Path) -> None:
-    """Give a network the convolutions and the first layers of a Whisper, in place; what names units stays as it is.
+    """Give a network the convolutions, the first layers and the last norm of a Whisper, in place; its head stays as it is.
 
     Raises TresseError where the folder holds no Whisper of the network's shape whose weights are floating point.
     """
@@ -46,6 +46,7 @@ def begin_with_whisper(network: AttentionNetwork, folder: Path) -> None:
     wanted = {
         f"{ours}.{part}": f"{theirs}/{part}" for ours, theirs in CONVOLUTIONS.items() for part in ("weight", "bias")
     }
+    wanted |= {"norm.weight": "layer_norm/gamma", "norm.bias": "layer_norm/beta"}
     for index in range(len(network.layers)):
         wanted |= {f"layers.{index}.{ours}": f"layer_{index}/{theirs}" for ours, theirs in PARTS.items()}
     state = network.state_dict()

@@ -13,31 +13,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slm.errors import TresseError
+from slm.transcribe import Segment, Transcript
 from slm.units.attention import AttentionEncoderConfig, AttentionNetwork, AttentionUnitEncoder
-from slm.units.causal import FRAME
+from slm.units.causal import FRAME, LogMel
 from slm.units.conv import ConvEncoderConfig, ConvNetwork, ConvUnitEncoder
 from slm.weights import rounded
 from tests.train.units.speech_of_tones import RATE, TONES, plain_features, tones, write_clips
 from train.corpus.recordings import Recording
 from train.speech.augmentation import Augmentation
 from train.speech.kokoro import KokoroSpeaker
+from train.speech.pool import Clip
 from train.speech.voices import Voices
 from train.tools import trainer
 from train.units.distillation import (
     DistilledUnits,
-    NamedSpeech,
     babble,
     begin_with,
-    clips_of,
+    begin_with_teacher,
     distil,
     draw_batch,
     hide,
     merge,
-    name_speech,
     requests,
-    waveforms_of,
 )
-from train.units.teacher import PhoneTeacher, TeacherTraining, train_teacher
+from train.units.naming import TEXT, NamedSpeech, name_speech, told
+from train.units.said import Reader, of_recordings
+from train.units.teacher import PhoneTeacher, TeacherTraining, levelled, train_teacher
 
 __all__ = ["plain_features"]
 CONFIG = ConvEncoderConfig(codebook_size=4, width=32, dilations=(1, 2), look_ahead=(1, 1))
@@ -63,9 +64,13 @@ def teacher(tmp_path: Path, plain_features: None) -> PhoneTeacher:
 def named(teacher: PhoneTeacher, folder: Path) -> NamedSpeech:
     """The tones of a pool, named."""
     clips = write_clips(folder / "others", 6, seed=1)
-    return name_speech(
-        clips_of(clips, folder / "others"), 6, teacher, TRAINING, ConvNetwork(CONFIG).mel, folder / "named"
-    )
+    return of_teacher(clips, teacher, ConvNetwork(CONFIG).mel, folder)
+
+
+def of_teacher(clips: list[Clip], teacher: PhoneTeacher, front: LogMel, folder: Path) -> NamedSpeech:
+    """The clips of folder/others as the teacher alone names them."""
+    speech = ((levelled(clip.read(folder / "others"), clip.sample_rate), None) for clip in clips)
+    return name_speech(speech, len(clips), teacher, TRAINING.conditions, 0, front, folder / "named")
 
 
 def test_requests_are_drawn_once_and_more_of_them_go_on_behind_the_first() -> None:
@@ -168,16 +173,50 @@ def test_a_training_that_was_stopped_ends_the_same(
 
 
 def test_attention_learns_the_teachers_names(teacher: PhoneTeacher, tmp_path: Path) -> None:
-    config = AttentionEncoderConfig((1, 1), codebook_size=4, width=32, heads=2, mels=40, history=20, dropout=0.05)
+    config = AttentionEncoderConfig(
+        codebook_size=4,
+        layers=2,
+        width=32,
+        heads=2,
+        mels=40,
+        block=10,
+        ahead=5,
+        history=20,
+        dropout=0.05,
+        head_dropout=0.05,
+    )
     clips = write_clips(tmp_path / "others", 6, seed=1)
     torch.manual_seed(0)
     network = AttentionNetwork(config)
-    speech = name_speech(clips_of(clips, tmp_path / "others"), 6, teacher, TRAINING, network.mel, tmp_path / "named")
+    speech = of_teacher(clips, teacher, network.mel, tmp_path)
     distil(network, [speech], replace(TRAINING, learning_rate=4e-3, steps=120, babble=0.2), tmp_path / "student.pt")
-    encoder = AttentionUnitEncoder(rounded(network, torch.int8))
+    encoder = AttentionUnitEncoder(rounded(network, AttentionUnitEncoder.stored))
     names = ["c", "a", "_", "b"]
     frames = encoder.encode(tones(names, 0.2, level=0.1), RATE).frames()
     assert [["_", *TONES][int(frames[middle])] for middle in (5, 15, 25, 35)] == names
+
+
+def test_a_network_begins_as_its_teacher_and_what_has_learnt_may_stay_as_it_is(
+    teacher: PhoneTeacher, tmp_path: Path
+) -> None:
+    config = AttentionEncoderConfig(codebook_size=4, layers=1, heads=2, block=60, ahead=0, head_dropout=0.1)
+    torch.manual_seed(0)
+    network = AttentionNetwork(config)
+    begin_with_teacher(network, teacher.head, torch.arange(4, dtype=torch.uint8))
+    x = torch.randn(1, 60, config.width)
+    ours = network.outward(network.head.eval()(x, 60, None)[0])
+    assert torch.allclose(ours, teacher.head(x), atol=1e-5)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    clips = write_clips(tmp_path / "others", 3, seed=1)
+    speech = of_teacher(clips, teacher, network.mel, tmp_path)
+    distil(network, [speech], replace(TRAINING, steps=3, segment_frames=61, begun=0.0), tmp_path / "student.pt")
+    moved = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved
+    assert all(name.startswith("head.") for name in moved)
+    with pytest.raises(TresseError, match="256 and 192"):
+        begin_with_teacher(
+            AttentionNetwork(replace(config, inward=8)), teacher.head, torch.arange(4, dtype=torch.uint8)
+        )
 
 
 @settings(max_examples=20, deadline=None)
@@ -227,8 +266,71 @@ def test_recordings_that_cannot_be_read_or_are_too_short_are_left_out(teacher: P
     soundfile.write(tmp_path / "short.wav", tones(["a"], 0.1), RATE)
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     given = [Recording(tmp_path / f"{name}.wav", None, None, name, name) for name in ("broken", "short", "good")]
-    speech = name_speech(waveforms_of(given), 3, teacher, TRAINING, ConvNetwork(CONFIG).mel, tmp_path / "recordings")
+    reader, front = Reader(teacher.phones, {}), ConvNetwork(CONFIG).mel
+
+    def name(recordings: list[Recording], folder: str) -> NamedSpeech:
+        said = of_recordings(recordings, reader, None, tmp_path / "transcripts.jsonl")
+        return name_speech(said, len(recordings), teacher, TRAINING.conditions, 0, front, tmp_path / folder)
+
+    speech = name(given, "recordings")
     assert speech.lengths.tolist() == [1.2 * RATE / FRAME] * 2
     with pytest.raises(TresseError, match="there is no speech to name"):
-        name_speech(waveforms_of(given[:2]), 2, teacher, TRAINING, ConvNetwork(CONFIG).mel, tmp_path / "nothing")
+        name(given[:2], "nothing")
     assert np.isfinite(speech.mels.float().numpy()).all()
+
+
+def test_a_text_says_which_phones_and_the_teacher_when() -> None:
+    heard = torch.full((9, 4), 0.02)
+    heard[:3, 0], heard[3:6, 1], heard[6:, 2] = 0.94, 0.94, 0.94
+    assert torch.equal(told(heard, [0, 1, 2]).argmax(1), heard.argmax(1))
+    misheard = heard.clone()
+    misheard[3:6, 1], misheard[3:6, 3] = 0.3, 0.66
+    named = told(misheard, [1, 2])
+    assert torch.equal(named.argmax(1), heard.argmax(1))
+    assert torch.allclose(named[:, 1], (1 - TEXT) * misheard[:, 1] + TEXT * (heard.argmax(1) == 1))
+    assert torch.allclose(named.sum(1), misheard.sum(1) * (1 - TEXT) + TEXT)
+    for other in ([3, 1, 3], [2, 1] * 5, []):  # another text, more phones than frames, none
+        assert torch.equal(told(heard, other), heard)
+
+
+def test_what_has_no_text_is_written_down_once_and_believed_where_it_is_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import soundfile
+
+    asked: list[str | None] = []
+
+    class Listener:
+        """Is sure of every other recording."""
+
+        def __init__(self, name: str, languages: list[str]) -> None:
+            assert languages == ["en", "fr"]
+
+        def transcribe(self, waveform: np.ndarray, rate: int, language: str | None) -> Transcript:
+            asked.append(language)
+            if len(asked) == 4:
+                raise KeyboardInterrupt
+            return Transcript((Segment(0.0, 1.0, "the sun", "en", 0.9, 0.9 if len(asked) % 2 else 0.2),))
+
+    monkeypatch.setattr("train.units.said.Transcriber", Listener)
+    given = []
+    for number in range(5):
+        soundfile.write(tmp_path / f"{number}.wav", tones(["a"], 1.0), RATE)
+        text, language = ("Le chat.", "fr") if number == 2 else (None, None)
+        given.append(Recording(tmp_path / f"{number}.wav", text, language, "somebody", "people"))
+    reader = Reader(["_", "ə", "n", "l", "a"], {"en": "en-us", "fr": "fr"})
+
+    def listen() -> list[list[int] | None]:
+        return [said for _, said in of_recordings(given, reader, tmp_path, tmp_path / "transcripts.jsonl")]
+
+    with pytest.raises(KeyboardInterrupt):
+        listen()
+    with (tmp_path / "transcripts.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"audio": "a line that was not')
+    said = listen()
+    assert [part is None for part in said] == [False, True, False, False, False]
+    assert said[0] == [0, 1, 2, 0]
+    assert said[2] == [0, 3, 1, 4, 0, 0]
+    assert len(asked) == 5
+    listen()
+    assert len(asked) == 5

@@ -31,13 +31,16 @@ def write_model(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def small(width: int = 16, layers: int = 2) -> AttentionNetwork:
     """A network as small as the Whisper of `weights`."""
     torch.manual_seed(0)
-    return AttentionNetwork(AttentionEncoderConfig((1,) * layers, codebook_size=5, width=width, heads=2, mels=8))
+    return AttentionNetwork(
+        AttentionEncoderConfig(codebook_size=5, layers=layers, width=width, heads=2, mels=8, inward=6, recurrent=4)
+    )
 
 
 def weights(layers: int) -> dict[str, np.ndarray]:
     """Random weights of a Whisper, under CTranslate2's names."""
     state, rng = small(layers=layers).state_dict(), np.random.default_rng(0)
     names = {f"conv1/{part}": f"first.{part}" for part in ("weight", "bias")}
+    names |= {"layer_norm/gamma": "norm.weight", "layer_norm/beta": "norm.bias"}
     names |= {f"conv2/{part}": f"second.{part}" for part in ("weight", "bias")}
     names |= {f"layer_{n}/{theirs}": f"layers.{n}.{ours}" for n in range(layers) for ours, theirs in PARTS.items()}
     arrays = {f"encoder/{theirs}": rng.normal(size=state[ours].shape).astype("f2") for theirs, ours in names.items()}
@@ -49,6 +52,7 @@ def test_a_network_begins_with_the_first_layers(tmp_path: Path) -> None:
     write_model(tmp_path / "model.bin", arrays)
     outward = network.outward.weight.clone()
     begin_with_whisper(network, tmp_path)
+    assert torch.equal(network.norm.weight, torch.from_numpy(arrays["encoder/layer_norm/gamma"]).float())
     assert torch.equal(network.first.bias, torch.from_numpy(arrays["encoder/conv1/bias"]).float())
     for index in range(2):
         for ours, theirs in PARTS.items():
