@@ -153,7 +153,8 @@ class Voices:
         info: of the bundle, which names their file; only files beside recipes/ are looked for.
         """
         own, name, asked = cls.load(), info.get("provenance", {}).get("voices_file"), set(speakers)
-        enough = set(languages) <= set(own.languages) and (not asked or not asked.isdisjoint(own.training))
+        known = own.training.keys() | own.held_out.keys()
+        enough = set(languages) <= set(own.languages) and (not asked or not asked.isdisjoint(known))
         if enough or not name or Path(name).name != name or not (VOICES / name).is_file():
             return own
         return cls.load(VOICES / name)

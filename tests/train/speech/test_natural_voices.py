@@ -133,4 +133,6 @@ def test_a_bundle_is_measured_by_voices_that_have_its_speakers(natural: Voices) 
     assert Voices.of(info, ["en", "fr"]).vocoder == own.vocoder
     assert Voices.of(info, ["en", "fr"], own.vocoder).vocoder == own.vocoder
     assert Voices.of(info, ["en", "fr"], natural.vocoder).vocoder == natural.vocoder
+    assert "slt" in Voices.of(info, ["en", "fr"], ["slt"]).held_out
+    assert Voices.of(info, ["en", "fr"], ["zoe"]).held_out == own.held_out
     assert Voices.of({}, ["en", "fr"], natural.vocoder).vocoder == own.vocoder

@@ -97,13 +97,13 @@ def evaluate_cloze(
 
     items: mappings or dataclasses of the form {"id", "kind", "context": {lang: [sentences]}, "right": {lang: sentence},
     "wrong": ...}; any sentence may be {"audio": path} (relative to `audio_root`). voices: language -> the one voice that
-    speaks it, instead of the groups. panel: the voices there are; the project's own by default. out: receives results.json,
-    cloze.md and scores.jsonl. cache: folder of the spoken units (default: out/speech). What cannot be used is listed in
-    results["problems"] and left out of the cells concerned only, whose "left_out" counts it. Raises TresseError where
-    nothing can be scored.
+    speaks it, instead of the groups. panel: the voices there are; by default the project's own, or the recipe's where only
+    these have `voices`. out: receives results.json, cloze.md and scores.jsonl. cache: folder of the spoken units (default:
+    out/speech). What cannot be used is listed in results["problems"] and left out of the cells concerned only, whose
+    "left_out" counts it. Raises TresseError where nothing can be scored.
     """
     checked = to_items(items)
-    panel = panel or Voices.of(bundle.info, bundle.languages)
+    panel = panel or Voices.of(bundle.info, bundle.languages, (voices or {}).values())
     speakers = _speakers(bundle, panel, voices, groups)
     asked = _ask(checked, bundle.languages, speakers)
     spoken = SpokenUnits(
