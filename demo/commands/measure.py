@@ -219,6 +219,13 @@ def voices_command(
         Path | None,
         typer.Option(help="Only this unit encoder, without a bundle: its folder.", show_default=False),
     ] = None,
+    phones: Annotated[
+        str | None,
+        typer.Option(
+            help="With --units: a bundle or folder of units that are phones, which times the phones of texts; '' for none.",
+            show_default=False,
+        ),
+    ] = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -229,9 +236,14 @@ def voices_command(
     if units is not None:
         from slm.units import load_encoder
         from train.corpus.recordings import read_recordings
+        from train.evaluate.voice_phones import Aligner
         from train.evaluate.voice_units import evaluate_voice_units, tables
+        from train.recipe import find_part
 
-        measured_units = evaluate_voice_units(load_encoder(units), read_recordings(recordings), out=out)
+        aligner = None if phones == "" else Aligner.load(find_part(phones or "natural", "units", "--phones"))
+        measured_units = evaluate_voice_units(
+            load_encoder(units), read_recordings(recordings), out=out, aligner=aligner
+        )
         _say_problems(measured_units["problems"])
         say(tables(measured_units))
         return

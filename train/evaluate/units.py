@@ -195,7 +195,7 @@ def measure(encoder: Encoder, speech: Speech, name: str = "encoder") -> dict[tup
         results[key] = {
             **_voice_rates(utterances, units, references, speech.reference_voice),
             "edit_rate_changed": changed,
-            **_phone_agreement(utterances, units, encoder.codebook_size),
+            **phone_agreement(utterances, units, encoder.codebook_size),
             "abx": _abx(encoder, utterances, units),
             **_codebook_use(utterances, units, encoder.codebook_size),
             "times_real_time": sum(utterance.seconds for utterance in utterances) / elapsed,
@@ -273,7 +273,7 @@ def _voice_rates(
     }
 
 
-def _phone_agreement(utterances: Sequence[Utterance], units: Sequence[Units], codebook_size: int) -> dict[str, Any]:
+def phone_agreement(utterances: Sequence[Utterance], units: Sequence[Units], codebook_size: int) -> dict[str, Any]:
     """Phone purity and PNMI over all frames, and without those of silence."""
     labels = np.concatenate(
         [frame_labels(u.phones, int(x.run_lengths.sum()), x.frame_rate) for u, x in zip(utterances, units, strict=True)]

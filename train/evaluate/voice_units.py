@@ -4,6 +4,7 @@
 - *under conditions*: the same across families where one of the two recordings has passed through noise at 10 dB, a room
   of 0.4 s or a telephone line (`train.speech.augmentation`), and what that costs; between a recording and its changed
   copy;
+- *phones* and *speakers* (`train.evaluate.voice_phones`): PNMI, ABX, and how well a probe tells who speaks;
 - *units a second*, the share of the units that occur, and the seconds of speech encoded in a second on one thread.
 
 `speak_texts` makes such recordings of texts that people have read: the same, spoken by synthesised speakers.
@@ -27,7 +28,8 @@ from slm.audio import read_audio, resample
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units
 from train.corpus.recordings import LISTING, Recording
-from train.evaluate.units import edit_rates
+from train.evaluate.units import Utterance, edit_rates
+from train.evaluate.voice_phones import Aligner, measure_phones, speaker_probe
 from train.evaluate.voices import edit_rates_by_family, edit_table
 from train.speech.augmentation import SAMPLE_RATE, noise, room, telephone
 from train.speech.voices import Unspeakable, Voices, speak
@@ -44,18 +46,27 @@ CONDITIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Encoded:
-    """A recording's units, clean and under each of the conditions."""
+    """A recording, float32 [samples] at 16 kHz, and its units, clean and under each of the conditions."""
 
     recording: Recording
+    waveform: np.ndarray
     units: Units
     language: str
     changed: dict[str, Units]
 
+    @property
+    def text(self) -> str:
+        """What is said, in small letters."""
+        return " ".join((self.recording.text or "").lower().split())
 
-def evaluate_voice_units(encoder: UnitEncoder, recordings: Sequence[Recording], *, out: Path) -> dict[str, Any]:
+
+def evaluate_voice_units(
+    encoder: UnitEncoder, recordings: Sequence[Recording], *, out: Path, aligner: Aligner | None = None
+) -> dict[str, Any]:
     """Measure, and write results.json and voices.md to `out`. Recordings need a text and a language; others are left out.
 
-    What cannot be read is named in results["problems"]. Raises TresseError where no recording is left.
+    aligner: finds phones in recordings; without it what needs them is left out. What cannot be read is named in
+    results["problems"]. Raises TresseError where no recording is left.
     """
     encoded, problems, seconds, spent = [], [], 0.0, 0.0
     progress = Progress("recordings", len(recordings), unit="recordings")
@@ -75,7 +86,7 @@ def evaluate_voice_units(encoder: UnitEncoder, recordings: Sequence[Recording], 
         spent, seconds = spent + time.perf_counter() - start, seconds + len(waveform) / SAMPLE_RATE
         torch.set_num_threads(threads)
         changed = {name: encoder.encode(change(waveform), SAMPLE_RATE) for name, change in CONDITIONS.items()}
-        encoded.append(Encoded(recording, units, recording.language, changed))
+        encoded.append(Encoded(recording, waveform, units, recording.language, changed))
         progress.update(number)
     if not encoded:
         raise TresseError("no recording has a text and a language: add them to list.jsonl")
@@ -85,6 +96,8 @@ def evaluate_voice_units(encoder: UnitEncoder, recordings: Sequence[Recording], 
         "seconds": round(seconds, 1),
         "unit_edit_rate": edit_rates_by_family(encoded),
         "conditions": under_conditions(encoded),
+        "phones": {} if aligner is None else phones_heard(encoder, encoded, aligner),
+        "speakers": speakers_told(encoder, encoded),
         "units_per_second": len(ids) / seconds,
         "codebook_use": len(np.unique(ids)) / encoder.codebook_size,
         "times_real_time": seconds / spent,
@@ -96,11 +109,41 @@ def evaluate_voice_units(encoder: UnitEncoder, recordings: Sequence[Recording], 
     return results
 
 
+def phones_heard(encoder: UnitEncoder, encoded: Sequence[Encoded], aligner: Aligner) -> dict[str, dict[str, Any]]:
+    """`measure_phones` of the recordings in which the aligner hears their texts."""
+    texts: dict[str, int] = {}
+    utterances, units = [], []
+    for part in encoded:
+        phones = aligner.phones(part.waveform, part.recording.text or "", part.language)
+        if phones is not None:
+            sentence = texts.setdefault(part.text, len(texts))
+            utterances.append(Utterance(part.language, sentence, part.recording.speaker, part.waveform, phones))
+            units.append(part.units)
+    return measure_phones(encoder, utterances, units)
+
+
+def speakers_told(encoder: UnitEncoder, encoded: Sequence[Encoded]) -> dict[str, dict[str, float]]:
+    """`speaker_probe` by language, where there are speakers enough."""
+    told: dict[str, dict[str, float]] = {}
+    for language in sorted({part.language for part in encoded}):
+        own = [part for part in encoded if part.language == language]
+        probe = speaker_probe(
+            [part.units for part in own],
+            [part.waveform for part in own],
+            [part.recording.speaker for part in own],
+            [part.text for part in own],
+            encoder.codebook_size,
+        )
+        if probe is not None:
+            told[language] = probe
+    return told
+
+
 def under_conditions(encoded: Sequence[Encoded]) -> dict[str, dict[str, dict[str, float]]]:
     """{language: {condition: {"across families", "cost", "against clean": edit rate}}}; cost: what the condition adds."""
     said: dict[tuple[str, str], list[Encoded]] = defaultdict(list)
     for part in encoded:
-        said[part.language, " ".join((part.recording.text or "").lower().split())].append(part)
+        said[part.language, part.text].append(part)
     rates: dict[str, dict[str, dict[str, float]]] = {}
     for language in sorted({language for language, _ in said}):
         across = [
@@ -143,7 +186,30 @@ def tables(results: Mapping[str, Any]) -> str:
         for name, row in rows.items():
             figures = " | ".join(f"{100 * row[key]:.1f}" for key in ("across families", "cost", "against clean"))
             lines.append(f"| {language}: {name} | {figures} |")
+    if results["phones"]:
+        lines += ["", *_phone_table(results["phones"])]
+    for language, probe in results["speakers"].items():
+        lines += [
+            "",
+            f"{language}: a probe names the speaker of {100 * probe['units']:.0f} % of {probe['recordings']} recordings "
+            f"from their units, of {100 * probe['sound']:.0f} % from their sound; {probe['speakers']} speakers, chance "
+            f"{100 * probe['chance']:.0f} %.",
+        ]
     return "\n".join(lines)
+
+
+def _phone_table(phones: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "| Phones | recordings | PNMI | ABX within, % | ABX across speakers, % | triples |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for language, row in phones.items():
+        for name, abx in row["abx"].items():
+            errors = " | ".join("" if abx[key] is None else f"{100 * abx[key]:.1f}" for key in ("within", "across"))
+            lines.append(
+                f"| {language}: {name} | {row['recordings']} | {row['pnmi']:.3f} | {errors} | {abx['triples']:,} |"
+            )
+    return lines
 
 
 def speak_texts(
