@@ -67,6 +67,8 @@ class Bundle:
         self.max_prompt_seconds = float(info["max_prompt_seconds"])
         self.candidates = int(info.get("candidates", 1))
         """Sentences that are drawn for each one of a reply (`slm.choosing`)."""
+        self.unit_shares: dict[str, list[float]] | None = info.get("unit_shares")
+        """How often each unit occurs in the speech that the language model learnt from, by language; where it is known."""
         self.examples = [
             Example(path / "examples" / entry.file, entry.language, entry.text)
             for entry in read_examples(path / "examples")
@@ -88,6 +90,7 @@ class Bundle:
         spoken = self.vocabulary.tag_ids.keys() & set(self.vocoder.config.languages)
         unknown = [language for language in self.languages if language not in spoken]
         sizes = {self.vocabulary.codebook_size, self.units.codebook_size, self.vocoder.config.codebook_size}
+        sizes.update(len(shares) for shares in (self.unit_shares or {}).values())
         if unknown or len(sizes) > 1 or self.vocoder.config.frame_rate != self.units.frame_rate:
             raise TresseError(f"the parts of the bundle {path} do not fit together: restore the bundle's files")
 
@@ -180,7 +183,9 @@ class Bundle:
             self.units,
             sample_rate,
             self.max_prompt_seconds,
-            lambda sentences, before: understand(sentences, self.engine, self.vocabulary, before, context=self.context),
+            lambda sentences, before: understand(
+                sentences, self.engine, self.vocabulary, before, context=self.context, shares=self.unit_shares
+            ),
         )
 
     def ending(self, prompt: Prompt) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -80,6 +80,8 @@ LOOK_BACK = 128
 """Tokens of the story so far that a further prompt is understood with."""
 UNKNOWN = ""
 """The language of a prompt where the model has no language tags to tell it by."""
+MARGIN = 0.1
+"""Nats a unit by which a prompt in domain is likelier than units drawn by their shares."""
 SPARE = 1.5
 """How many times as many tokens a second as its story a reply is expected to need, at most."""
 
@@ -91,17 +93,19 @@ def understand(
     before: Sequence[Sentence] = (),
     *,
     context: int,
+    shares: Mapping[str, Sequence[float]] | None = None,
 ) -> tuple[str, bool]:
     """The language whose tag makes the sentences likeliest under the language model, and whether they are in domain in it:
-    likelier, token for token, than tokens drawn uniformly, of which each has the likelihood 1 / `len(vocabulary)`.
+    likelier, by MARGIN a unit, than the same units drawn one by one, each as often as it occurs in speech.
 
     before: the story so far, whose last sentences say what to expect. context: tokens that the model can look back on; of a
-    prompt that is longer its end is scored. Out of domain are voices, noises and words far from all that the model was
-    trained on. It would go on from them in sounds that are no words, so `Prompt.story` leaves them out. Without language
-    tags the language is UNKNOWN.
+    prompt that is longer its end is scored. shares: how often each unit occurs, by language; None: a prompt is in domain
+    where it is likelier, token for token, than tokens drawn uniformly, of which each has the likelihood 1 /
+    `len(vocabulary)`. Out of domain are voices, noises and words far from all that the model was trained on. It would go on
+    from them in sounds that are no words, so `Prompt.story` leaves them out. Without language tags the language is UNKNOWN.
     """
     languages = vocabulary.languages if vocabulary.tags else [UNKNOWN]
-    asked, scored = [], 0
+    asked, own, scored = [], [], 0
     for language in languages:
         said = [Sentence(units, language) for units in sentences]
         kept = fitting(said, vocabulary, context - 1)
@@ -112,7 +116,12 @@ def understand(
         scored = len(own) - len(own[:1]) * vocabulary.tags  # without the first tag's own likelihood
     scores = [logs[len(logs) - scored :] for logs in engine.score(asked)]
     best = int(np.argmax([logs.sum() for logs in scores]))
-    return languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
+    if not shares:
+        return languages[best], bool(scores[best].mean() > -np.log(len(vocabulary)))
+    units = [unit for token in own[len(own) - scored :] for unit in vocabulary.token_units(token)]
+    known = [shares[languages[best]]] if languages[best] in shares else list(shares.values())
+    drawn = np.log(np.mean(known, 0))[units]
+    return languages[best], bool(scores[best].sum() > drawn.sum() + MARGIN * len(units))
 
 
 def ending(prompt: Prompt, engine: Engine, vocabulary: UnitVocabulary, *, context: int) -> float:

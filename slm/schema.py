@@ -112,8 +112,11 @@ class Metrics(Part):
     unit_edit_rate: dict[Name, Annotated[float, Field(ge=0, le=1000, strict=True)] | None] = {}
 
 
+UnitShares = dict[Name, Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2, max_length=2**20)]]
+
+
 class BundleInfo(Part):
-    """bundle.json. Rates in Hz, max_prompt_seconds in s."""
+    """bundle.json. Rates in Hz, max_prompt_seconds in s. unit_shares: how often each unit occurs in speech, by language."""
 
     format: whole(1, FORMAT)  # type: ignore[valid-type]
     languages: Languages
@@ -122,6 +125,7 @@ class BundleInfo(Part):
     sample_rate: Annotated[float, Field(ge=1000, le=384_000, strict=True)] | None = None
     frame_rate: Annotated[float, Field(ge=1, le=400, strict=True)] | None = None
     candidates: whole(1, 64) = 1  # type: ignore[valid-type]
+    unit_shares: UnitShares | None = None
     provenance: Provenance = Provenance()
     metrics: Metrics = Metrics()
 

@@ -29,7 +29,7 @@ from train.ablation import run_ablation
 from train.asr.lexicon import make_lexicon
 from train.corpus.channel import FILE as CHANNEL
 from train.corpus.channel import Channel
-from train.corpus.description import describe_corpus, link_corpus
+from train.corpus.description import describe_corpus, link_corpus, unit_shares
 from train.corpus.preparation import prepare_corpus
 from train.corpus.shards import read_units
 from train.lm.schedule import STORIES, SLMTraining
@@ -264,6 +264,7 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
         "frame_rate": encoder.frame_rate,
         "max_prompt_seconds": recipe.bundle.max_prompt_seconds,
         "candidates": recipe.bundle.candidates,
+        "unit_shares": unit_shares(out / "corpus", recipe.languages, encoder.codebook_size),
         "provenance": {
             "recipe": recipe.name,
             "seed": recipe.seed,

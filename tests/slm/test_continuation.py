@@ -14,16 +14,17 @@ from hypothesis import strategies as st
 
 from slm.audio import read_audio
 from slm.bundle import Bundle
-from slm.continuation import LOOK_BACK, Prompt, continue_prompt, prompt_tokens, understand
+from slm.continuation import LOOK_BACK, MARGIN, Prompt, continue_prompt, prompt_tokens, understand
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.settings import ReplySettings
 from slm.speaking import Chunk
-from slm.units import Units
+from slm.units import Units, UnitVocabulary
 from slm.voice_activity import speech_segments
 from tests.conftest import spoken_beginning
 from train.speech.voices import Voices, speak
 from train.stories.grammar import generate_stories
+from train.stories.written_cloze import splits
 
 
 @pytest.fixture(scope="module", params=["ctranslate2", "torch"])
@@ -80,6 +81,48 @@ def test_what_is_likelier_than_chance_is_in_domain(bundle: Bundle) -> None:
         for asked in (prompt, again)
     ]
     assert drawn[0] == drawn[1]
+
+
+class Guessing:
+    """An engine for which every token has the same likelihood."""
+
+    def __init__(self, likelihood: float) -> None:
+        self.likelihood = likelihood
+
+    def score(self, sequences: list[list[int]]) -> list[np.ndarray]:
+        return [np.full(len(tokens) - 1, self.likelihood) for tokens in sequences]
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    ids=st.lists(st.integers(0, 7), min_size=1, max_size=60),
+    weights=st.lists(st.floats(0.01, 1.0), min_size=8, max_size=8),
+    likelihood=st.floats(-12.0, -0.01),
+    tags=st.booleans(),
+)
+def test_what_is_likelier_than_its_units_one_by_one_is_in_domain(
+    ids: list[int], weights: list[float], likelihood: float, tags: bool
+) -> None:
+    words = UnitVocabulary.train([], codebook_size=8, languages=["en", "fr"], vocab_size=None).with_tags(tags)
+    spoken = (np.array(weights) / sum(weights)).tolist()
+    sentence = Units(np.array(ids), np.ones(len(ids), np.int64), 50.0)
+    engine: Any = Guessing(likelihood)
+    _, in_domain = understand([sentence], engine, words, context=200, shares={"en": spoken, "fr": spoken})
+    drawn = float(np.log(spoken)[ids].sum())
+    if abs(likelihood * len(ids) - drawn - MARGIN * len(ids)) > 1e-6:
+        assert in_domain == (likelihood * len(ids) > drawn + MARGIN * len(ids))
+
+
+def test_speech_backwards_is_out_of_domain() -> None:
+    """The bundle that people talk with: sentences of stories are in domain, in a voice that nothing was trained on; the
+    same recordings backwards are phones that follow each other as in no language."""
+    bundle, panel = Bundle.load("natural", device="cpu"), Voices.load()
+    told = [story.sentences["en"] for story in splits()["test"][:400:50]]
+    spoken = [speak(" ".join(sentences[:2]), "en", panel.speaker("zoe"), panel) for sentences in told]
+    forwards = [bundle.prompt(waveform, 16000).in_domain for waveform in spoken]
+    backwards = [bundle.prompt(waveform[::-1].copy(), 16000).in_domain for waveform in spoken]
+    assert sum(forwards) >= 7
+    assert sum(backwards) <= 1
 
 
 def test_a_further_prompt_is_understood_with_the_story_so_far(bundle: Bundle) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from slm.errors import TresseError
 from train.tools.checkpoints import atomic_path
@@ -28,6 +31,23 @@ def describe_corpus(folder: Path) -> dict[str, Any]:
     """What a bundle says of a corpus that it was trained on: data (a fingerprint), rows, hours."""
     made = json.loads((folder / FILE).read_text(encoding="utf-8"))
     return {"data": made["sources"], "rows": made["stories"], "hours": round(made.get("seconds", 0) / 3600, 2)}
+
+
+def unit_shares(folder: Path, languages: Iterable[str], codebook_size: int) -> dict[str, list[float]]:
+    """How often each unit occurs in a corpus, by language; one that does not occur counts as heard once."""
+    import pyarrow.parquet as parquet
+
+    counts = {language: np.ones(codebook_size) for language in languages}
+    for path in sorted(folder.glob("shard-*.parquet")):
+        file = parquet.ParquetFile(path)
+        for language in counts.keys() & {name.removeprefix("units_") for name in file.schema_arrow.names}:
+            for batch in file.iter_batches(columns=[f"units_{language}"]):
+                units = batch.column(0).flatten().flatten().to_numpy(zero_copy_only=False)
+                counts[language] += np.bincount(units, minlength=codebook_size)
+    return {
+        language: [max(1e-7, round(float(share), 7)) for share in some / some.sum()]
+        for language, some in counts.items()
+    }
 
 
 def link_corpus(name: str, corpus: Path, units: Path, link: Path) -> None:
