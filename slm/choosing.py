@@ -57,19 +57,17 @@ class Candidates:
             sampling, max_tokens=min(sampling.max_tokens, LONGEST), min_tokens=min(sampling.min_tokens, SHORTEST)
         )
         drawn = engine.propose(self.told, sampling, count, self.ends)
-        different = list({tuple(tokens): tokens for tokens in drawn if tokens}.values())
+        there = {tuple(proposal.tokens): proposal.likelihood for proposal in drawn if proposal.tokens}
+        different = [list(tokens) for tokens in there]
         different = [tokens for tokens in different if fits(tokens)] or (different if must else [])
         whole = [tokens for tokens in different if tokens[-1] in self.ends] or different
         fresh = [tokens for tokens in whole if copied(tokens, self.told) < COPIED] or whole
         if len(fresh) <= 1:
             return fresh[0] if fresh else []
-        asked = [[*before, *tokens] for before in (self.told, self.head) for tokens in fresh]
-        scores = [
-            float(logs[-len(tokens) :].sum()) for logs, tokens in zip(engine.score(asked), fresh * 2, strict=True)
-        ]
-        there, alone = scores[: len(fresh)], scores[len(fresh) :]
+        alone = engine.score([[*self.head, *tokens] for tokens in fresh])
         values = [
-            (near - WEIGHT * anywhere) / len(tokens) for near, anywhere, tokens in zip(there, alone, fresh, strict=True)
+            (there[tuple(tokens)] - WEIGHT * float(logs[-len(tokens) :].sum())) / len(tokens)
+            for tokens, logs in zip(fresh, alone, strict=True)
         ]
         return fresh[int(np.argmax(values))]
 

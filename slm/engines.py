@@ -53,6 +53,15 @@ class Sampling:
         return cls(settings.temperature, settings.top_p, seed=settings.seed, max_tokens=max_tokens)
 
 
+@dataclass(frozen=True)
+class Proposal:
+    """Tokens that go on with others. likelihood: natural log-likelihood of all of them, at temperature 1 and with nothing
+    banned: what `Engine.score` gives them, but for rounding (int8)."""
+
+    tokens: list[int]
+    likelihood: float
+
+
 class Engine(Protocol):
     """A language model that can go on with tokens and score them."""
 
@@ -60,9 +69,9 @@ class Engine(Protocol):
         """Yield token ids up to (not including) `<eos>`. Closing the iterator ends the generation."""
         ...
 
-    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[Proposal]:
         """`count` continuations of the same tokens, drawn side by side: each up to and including the first of `ends`, among
-        which `<eos>` may be, or `sampling.max_tokens` long."""
+        which `<eos>` may be, or `sampling.max_tokens` long. The tokens before are read once, whatever the count."""
         ...
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -139,7 +148,7 @@ class CTranslate2Engine:
             finally:
                 ahead.release(sampling.max_tokens)
 
-    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[Proposal]:
         """See `Engine`."""
         with self._seeded(sampling.seed) as (generator, drawn):
             (result,) = generator.generate_batch(
@@ -148,10 +157,14 @@ class CTranslate2Engine:
                 end_token=self.vocabulary.tokens_as_text(ends),
                 return_end_token=True,
                 include_prompt_in_result=False,
+                return_logits_vocab=True,
                 callback=lambda step: bool(drawn()),  # type: ignore[func-returns-value]
                 **self._drawing(sampling),
             )
-        return [list(ids) for ids in result.sequences_ids]
+        return [
+            Proposal(list(ids), _likelihood(ids, np.array([np.asarray(step).ravel() for step in logits])))
+            for ids, logits in zip(result.sequences_ids, result.logits, strict=True)
+        ]
 
     def _drawing(self, sampling: Sampling) -> dict[str, Any]:
         """What both ways of drawing are told."""
@@ -179,18 +192,20 @@ class TorchEngine:
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """See `Engine`. Random numbers are drawn on the CPU: one seed, one continuation, whatever the device."""
-        for token in self._draw(tokens, sampling, [self.vocabulary.eos_id]):
+        for token, _ in self._draw(tokens, sampling, [self.vocabulary.eos_id]):
             if token != self.vocabulary.eos_id:
                 yield token
 
-    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[Proposal]:
         """See `Engine`; one after another."""
-        return [
-            list(self._draw(tokens, replace(sampling, seed=sampling.seed + number), ends)) for number in range(count)
-        ]
+        proposals = []
+        for number in range(count):
+            drawn = list(self._draw(tokens, replace(sampling, seed=sampling.seed + number), ends))
+            proposals.append(Proposal([token for token, _ in drawn], sum(log for _, log in drawn)))
+        return proposals
 
-    def _draw(self, tokens: Sequence[int], sampling: Sampling, ends: Sequence[int]) -> Iterator[int]:
-        """Tokens up to and including the first of `ends`."""
+    def _draw(self, tokens: Sequence[int], sampling: Sampling, ends: Sequence[int]) -> Iterator[tuple[int, float]]:
+        """Tokens up to and including the first of `ends`, each with its log-likelihood."""
         import torch
 
         generator = torch.Generator().manual_seed(sampling.seed)
@@ -202,11 +217,12 @@ class TorchEngine:
                 output = self.model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache = output.past_key_values
             logits = output.logits[0, -1].float().cpu().clone()  # a plain tensor, to be written to
+            logs = logits.log_softmax(-1)
             logits[list(sampling.banned)] = -torch.inf
             if count < sampling.min_tokens:
                 logits[list(ends)] = -torch.inf
             token = draw(logits, sampling, generator)
-            yield token
+            yield token, float(logs[token])
             if token in ends:
                 return
             step = torch.tensor([[token]], device=device)
@@ -223,6 +239,16 @@ class TorchEngine:
                 logs = self.model(ids).logits[0, :-1].float().log_softmax(-1)
             scores.append(logs.gather(1, ids[0, 1:, None])[:, 0].double().cpu().numpy())
         return scores
+
+
+def _likelihood(ids: Sequence[int], logits_NV: np.ndarray) -> float:
+    """Natural log-likelihood of tokens [N], by the logits that they were drawn from."""
+    if not len(ids):
+        return 0.0
+    logits = logits_NV.astype(np.float64)
+    logits -= logits.max(1, keepdims=True)
+    chosen = logits[np.arange(len(ids)), np.asarray(ids)]
+    return float((chosen - np.log(np.exp(logits).sum(1))).sum())
 
 
 def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from slm.bundle import Bundle
 from slm.choosing import LONGEST, WEIGHT, Candidates, copied
-from slm.continuation import Prompt, Time, continue_prompt
-from slm.engines import Engine, Sampling, TorchEngine
+from slm.continuation import Prompt, Time, continue_prompt, prompt_tokens
+from slm.engines import Engine, Proposal, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.settings import ReplySettings
 from tests.conftest import spoken_beginning
@@ -29,12 +29,14 @@ class Known:
         self.candidates, self.logs = candidates, {True: list(story), False: list(alone)}
         self.asked = 0
 
-    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[list[int]]:
+    def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[Proposal]:
         self.asked += 1
-        return [candidate[: sampling.max_tokens] for candidate in self.candidates[:count]]
+        shown = [candidate[: sampling.max_tokens] for candidate in self.candidates[:count]]
+        return [Proposal(tokens, sum(self.logs[True][token] for token in tokens)) for tokens in shown]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        return [np.array([self.logs[tokens[0] == 9][token] for token in tokens[1:]]) for tokens in sequences]
+        assert all(tokens[0] == 8 for tokens in sequences), "with the story they are scored as they are drawn"
+        return [np.array([self.logs[False][token] for token in tokens[1:]]) for tokens in sequences]
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> list[int]:  # type: ignore[override]
         raise AssertionError("sentences are proposed")
@@ -58,7 +60,7 @@ def test_the_best_has_the_highest_score(data: st.DataObject) -> None:
     sentence = st.lists(st.integers(2, 8), min_size=1, max_size=6).map(lambda tokens: [*tokens, TAG])
     candidates = data.draw(st.lists(sentence, min_size=count, max_size=count))
     story, alone = (data.draw(st.lists(st.floats(-9, -0.01), min_size=10, max_size=10)) for _ in range(2))
-    chosen = Candidates([9, 3, 7, TAG], [8, TAG], [EOS, TAG]).best(Known(candidates, story, alone), Sampling(), count)  # type: ignore[arg-type]
+    chosen = Candidates([9, 20, 21, TAG], [8, TAG], [EOS, TAG]).best(Known(candidates, story, alone), Sampling(), count)  # type: ignore[arg-type]
 
     def score(tokens: list[int]) -> float:
         return sum(story[token] - WEIGHT * alone[token] for token in tokens) / len(tokens)
@@ -86,25 +88,41 @@ def test_candidates_are_drawn_as_replies_are(bundle: Bundle, engine: Engine) -> 
     for seed in range(3):
         sampling = Sampling(max_tokens=40, seed=seed, temperature=1.0)
         (proposed,) = engine.propose(start, sampling, 1, [vocabulary.eos_id])
-        assert [token for token in proposed if token != vocabulary.eos_id] == list(engine.generate(start, sampling))
+        assert [token for token in proposed.tokens if token != vocabulary.eos_id] == list(
+            engine.generate(start, sampling)
+        )
     banned = (vocabulary.bos_id, vocabulary.tag_ids["fr"])
     ends = [vocabulary.eos_id, vocabulary.tag_ids["en"]]
     sampling = Sampling(max_tokens=LONGEST, temperature=1.0, banned=banned, seed=5)
     drawn = engine.propose(start, sampling, 6, ends)
     assert drawn == engine.propose(start, sampling, 6, ends)
     assert len(drawn) == 6
-    assert len({tuple(tokens) for tokens in drawn}) > 3
-    for tokens in drawn:
+    assert len({tuple(proposal.tokens) for proposal in drawn}) > 3
+    for tokens in (proposal.tokens for proposal in drawn):
         assert not {*tokens[:-1]} & {*ends, *banned}
         assert tokens[-1] in ends or len(tokens) == LONGEST
         assert len(tokens) > sampling.min_tokens
+
+
+def test_candidates_come_with_their_likelihood(bundle: Bundle, engine: Engine, prompt: Prompt) -> None:
+    """At any temperature, and with tokens banned: that which scoring them behind the story gives."""
+    vocabulary = bundle.vocabulary
+    start = prompt_tokens(prompt, "fr", vocabulary, bundle.context)
+    ends = [vocabulary.eos_id, vocabulary.tag_ids["fr"]]
+    for temperature, banned in ((1.0, ()), (0.6, (vocabulary.bos_id, vocabulary.tag_ids["en"], 7, 11, 13))):
+        sampling = Sampling(max_tokens=30, seed=3, temperature=temperature, banned=banned)
+        proposals = engine.propose(start, sampling, 6, ends)
+        scores = engine.score([[*start, *proposal.tokens] for proposal in proposals])
+        for proposal, logs in zip(proposals, scores, strict=True):
+            scored = float(logs[-len(proposal.tokens) :].sum())
+            assert proposal.likelihood == pytest.approx(scored, abs=0.02 * len(proposal.tokens) + 0.05)
 
 
 def test_candidates_are_the_same_beside_others(bundle: Bundle) -> None:
     """Drawn at the same time, each with its own seed."""
     start = [bundle.vocabulary.bos_id, bundle.vocabulary.tag_ids["en"]]
 
-    def draw(seed: int) -> list[list[int]]:
+    def draw(seed: int) -> list[Proposal]:
         return bundle.engine.propose(start, Sampling(max_tokens=30, seed=seed, temperature=1.0), 4, start[1:])
 
     alone = [draw(seed) for seed in range(8)]
