@@ -143,6 +143,9 @@ RUNS = {
         "--bundle braid --items few.jsonl --voice en=zoe", "results/cloze/compare.md"
     ),
     "tresse eval pairs --out results/pairs/": Run("--bundle braid --items pairs.jsonl", "results/pairs/pairs.md"),
+    "tresse eval pairs --set grammar --out results/grammar/": Run(
+        "--bundle braid --items pairs.jsonl", "results/grammar/pairs.md"
+    ),
     "tresse eval pairs --items pairs.jsonl --language en --out results/pairs/": Run(
         "--bundle braid", "results/pairs/results.json"
     ),

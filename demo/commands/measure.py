@@ -31,6 +31,12 @@ OutOption = Annotated[Path, typer.Option("--out", help="Folder of the report.", 
 CompareOption = Annotated[
     str | None, typer.Option("--compare", help="Another bundle, measured beside this one.", show_default=False)
 ]
+VoiceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--voice", help="Who speaks a language: --voice fr=zoe. [default: unseen and seen voices]", show_default=False
+    ),
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", help="Folder for spoken units. [default: the user's cache]", show_default=False),
@@ -43,12 +49,7 @@ def cloze_command(
         str, typer.Option(help="test, unseen, validation, handwritten, written, or a .jsonl file of items.")
     ] = "test",
     count: Annotated[int, typer.Option(help="Items of each kind, of a split.", min=1)] = 1871,
-    voice: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Who speaks a language: --voice fr=zoe. [default: unseen and seen voices]", show_default=False
-        ),
-    ] = None,
+    voice: VoiceOption = None,
     compare: Annotated[
         str | None,
         typer.Option(help="Another bundle, or the folder of its evaluation: McNemar's test.", show_default=False),
@@ -96,8 +97,10 @@ def pairs_command(
     out: OutOption,
     items: Annotated[
         Path | None,
-        typer.Option(help="Pairs (.jsonl) of right and wrong audio. [default: the lexical set]", show_default=False),
+        typer.Option(help="Pairs (.jsonl) of right and wrong audio or texts, instead of a set.", show_default=False),
     ] = None,
+    shipped: Annotated[str, typer.Option("--set", help="lexical, or grammar.")] = "lexical",
+    voice: VoiceOption = None,
     language: Annotated[
         str | None, typer.Option(help="Language of pairs that name none. [default: detected]", show_default=False)
     ] = None,
@@ -106,16 +109,27 @@ def pairs_command(
     device: DeviceOption = "auto",
     workers: WorkersOption = CORES,
 ) -> None:
-    """How often the model finds the right one of two recordings likelier: sWUGGY, sBLIMP, SALMon and the like."""
+    """How often the model finds the right one of two recordings likelier: words, grammar, sWUGGY, sBLIMP, SALMon."""
     no_telemetry()
     from slm.bundle import Bundle
-    from train.evaluate.pairs import evaluate_pairs, markdown_table, read_pairs
+    from train.evaluate.pairs import evaluate_pairs, markdown_table, read_pairs, shipped_pairs
     from train.evaluate.spoken_items import default_cache
 
-    chosen, root = read_pairs(items)
-    measured = Bundle.load(bundle, device)
-    settings = {"language": language, "cache": cache or default_cache(), "audio_root": root, "workers": workers}
-    say(markdown_table(evaluate_pairs(measured, chosen, out=out, **settings)))  # type: ignore[arg-type]
+    speakers = pairs("--voice", voice, "LANG=VOICE")
+    chosen, root = read_pairs(items) if items else (shipped_pairs(shipped), Path("."))
+    results = evaluate_pairs(
+        Bundle.load(bundle, device),
+        chosen,
+        out=out,
+        language=language,
+        voices=speakers or None,
+        cache=cache or default_cache(),
+        audio_root=root,
+        workers=workers,
+    )
+    say(markdown_table(results))
+    if results["problems"]:
+        complain(f"{len(results['problems'])} entries could not be used: see {out / 'results.json'}")
 
 
 def alignment_command(

@@ -74,20 +74,22 @@ def _cloze(source: str) -> Callable[[Setting, Path], Any]:
     return run
 
 
-def _pairs(setting: Setting, out: Path) -> Any:
-    from train.evaluate.pairs import evaluate_pairs, read_pairs
+def _pairs(name: str) -> Callable[[Setting, Path], Any]:
+    def run(setting: Setting, out: Path) -> Any:
+        from train.evaluate.pairs import evaluate_pairs, shipped_pairs
 
-    pairs, root = read_pairs()
-    pairs = pairs[:: max(1, len(pairs) // (2 * setting.sizes.items))]
-    return evaluate_pairs(
-        setting.bundle,
-        [pair for pair in pairs if pair.language in setting.bundle.languages],
-        out=out,
-        panel=setting.panel,
-        cache=setting.cache,
-        audio_root=root,
-        workers=setting.workers,
-    )
+        pairs = shipped_pairs(name)
+        pairs = pairs[:: max(1, len(pairs) // (2 * setting.sizes.items))]
+        return evaluate_pairs(
+            setting.bundle,
+            [pair for pair in pairs if pair.language in setting.bundle.languages],
+            out=out,
+            panel=setting.panel,
+            cache=setting.cache,
+            workers=setting.workers,
+        )
+
+    return run
 
 
 def _alignment(setting: Setting, out: Path) -> Any:
@@ -150,7 +152,8 @@ PARTS = {
     "cloze": Part("Cloze, test stories", _cloze("test"), "cloze.md"),
     "cloze-unseen": Part("Cloze, unseen situations", _cloze("unseen"), "cloze.md"),
     "cloze-handwritten": Part("Cloze, hand-written items", _cloze("handwritten"), "cloze.md"),
-    "pairs": Part("Pairs", _pairs, "pairs.md"),
+    "pairs": Part("Pairs", _pairs("lexical"), "pairs.md"),
+    "grammar": Part("Pairs, grammar", _pairs("grammar"), "pairs.md"),
     "alignment": Part("Alignment", _alignment, "alignment.md"),
     "units": Part("Units", _units, "units.md"),
     "recogniser": Part("Recogniser", _recogniser, "recogniser.md"),

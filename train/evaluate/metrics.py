@@ -137,7 +137,7 @@ ACCURACY = Metric("accuracy", "accuracy", interval=True)
 UNIT_EDIT_RATE = Metric("unit_edit_rate", "unit edit rate", better="lower")
 
 COUNTS = tuple(
-    Metric(field, field, unit="", better="", digits=0) for field in ("layer", "sentences", "utterances", "n")
+    Metric(field, field, unit="", better="", digits=0) for field in ("layer", "sentences", "utterances", "n", "groups")
 )
 """What published figures were measured on."""
 
@@ -145,6 +145,7 @@ PARTS: Mapping[str, tuple[Metric, ...]] = {
     "unit_edit_rate": (UNIT_EDIT_RATE,),
     "cloze": (ACCURACY,),
     "pairs": (ACCURACY,),
+    "grammar": (ACCURACY,),
     "alignment": ALIGNMENT,
     "resynthesis": RESYNTHESIS,
     "recogniser": RECOGNISER,

@@ -62,6 +62,12 @@ def digest(results: Mapping[str, Any], units: Mapping[str, float] | None = None)
             for name, groups in sorted(parts["pairs"]["groups"].items())
             for voices, entry in groups.items()
         }
+    if "grammar" in parts:
+        metrics["grammar"] = {
+            f"{language}, {voices}": {key: entry[pairs.HEADLINE][key] for key in ("accuracy", "ci95", "n", "groups")}
+            for language, groups in sorted(parts["grammar"]["means"].items())
+            for voices, entry in groups.items()
+        }
     return metrics
 
 
@@ -122,6 +128,8 @@ def further_table(metrics: Mapping[str, Any]) -> str:
         rows.append(("Alignment of sentences and their translations", said))
     for name, row in metrics.get("pairs", {}).items():
         rows.append((f"Words against nonwords, {name}", f"{ACCURACY.text(row['accuracy'])} of {row['n']}"))
+    for name, row in metrics.get("grammar", {}).items():
+        rows.append((f"Grammar, mean of {row['groups']} phenomena, {name}", shown(row)))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {said} |" for name, said in rows)])
 
 

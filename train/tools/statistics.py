@@ -45,6 +45,25 @@ def accuracy(results: np.ndarray, clusters: np.ndarray | None = None, seed: int 
     return {"accuracy": mean, "ci95": interval, "n": len(results)}
 
 
+def mean_accuracy(results: np.ndarray, groups: np.ndarray, seed: int = 0) -> dict[str, Any]:
+    """Outcomes [N] of items in groups [N] -> the mean of the groups' accuracies, each group counting the same.
+
+    Returns {"accuracy", "ci95", "n" (items), "groups"}; the 95 % interval is bootstrapped within each group: the groups are
+    given, their items drawn. No items: accuracy and bounds are None.
+    """
+    if len(results) == 0:
+        return {"accuracy": None, "ci95": [None, None], "n": 0, "groups": 0}
+    rng, means, drawn = np.random.default_rng(seed), [], np.zeros(RESAMPLES)
+    for group in np.unique(groups):
+        values, counts = np.unique(np.asarray(results, float)[groups == group], return_counts=True)
+        size = int(counts.sum())
+        means.append(float(values @ counts) / size)
+        drawn += rng.multinomial(size, counts / size, size=RESAMPLES) @ values / size
+    low, high = np.percentile(drawn / len(means), [2.5, 97.5])
+    interval = [float(low), float(high)]
+    return {"accuracy": float(np.mean(means)), "ci95": interval, "n": len(results), "groups": len(means)}
+
+
 def compare(first: np.ndarray, second: np.ndarray, clusters: np.ndarray | None = None, seed: int = 0) -> dict[str, Any]:
     """Two systems' outcomes [N] on the same items: accuracies, their difference, and McNemar's exact test.
 

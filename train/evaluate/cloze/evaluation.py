@@ -42,8 +42,9 @@ from train.evaluate.cloze.protocol import (
 )
 from train.evaluate.cloze.report import markdown_page
 from train.evaluate.cloze.results import Cell, Choice, results_of
+from train.evaluate.cloze.voice_groups import Speakers, named, voice_groups
 from train.evaluate.scorable import Scorable
-from train.evaluate.spoken_items import Request, SpokenUnits, heard_voices
+from train.evaluate.spoken_items import Request, SpokenUnits
 from train.speech.voices import Voices
 from train.tools.checkpoints import atomic_path, write_json
 from train.tools.progress import Progress
@@ -57,8 +58,8 @@ class _Asked:
 
     item: Item
     group: str
-    prompt: Mapping[str, str]
-    endings: Mapping[str, Mapping[str, str]]  # pairing -> language -> voice
+    prompt: Speakers
+    endings: Mapping[str, Speakers]  # by pairing
 
     def requests(self, languages: Sequence[str]) -> tuple[dict[tuple[str, ...], Request], list[tuple[str, str, str]]]:
         """What is to be spoken, by place, and what the item lacks as (language, entry, why)."""
@@ -104,7 +105,7 @@ def evaluate_cloze(
     """
     checked = to_items(items)
     panel = panel or Voices.of(bundle.info, bundle.languages, (voices or {}).values())
-    speakers = _speakers(bundle, panel, voices, groups)
+    speakers = voice_groups(bundle, panel, voices, groups)
     asked = _ask(checked, bundle.languages, speakers)
     spoken = SpokenUnits(
         bundle.units,
@@ -119,7 +120,7 @@ def evaluate_cloze(
     if not choices:
         first = next(iter(problems))
         raise TresseError(f"no cloze item can be scored; the first problem: item {first[0]}: {first[3]}")
-    results = results_of(checked, bundle.languages, speakers, choices, left_out)
+    results = results_of(checked, bundle.languages, named(speakers), choices, left_out)
     results["protocol"]["tags"] = bundle.vocabulary.tags
     results["problems"] = [
         dict(zip(("id", "language", "entry", "problem"), problem, strict=True)) for problem in problems
@@ -132,49 +133,21 @@ def evaluate_cloze(
     return results
 
 
-def _speakers(
-    bundle: Scorable, panel: Voices, chosen: Mapping[str, str] | None, groups: Sequence[str]
-) -> dict[str, Any]:
-    """{group: names}, or {"chosen": {language: name}}. Raises TresseError for what is not there."""
-    languages = bundle.languages
-    if chosen:
-        for language in chosen:
-            if language not in languages:
-                raise TresseError(
-                    f"unknown language {language!r} for a voice: this bundle speaks {', '.join(languages)}"
-                )
-        names = {language: chosen.get(language, panel.reference) for language in languages}
-        for name in names.values():
-            panel.speaker(name)
-        return {CHOSEN: names}
-    known = {SEEN: heard_voices(bundle, panel), UNSEEN: list(panel.held_out)}
-    for group in groups:
-        if group not in known:
-            raise TresseError(f"unknown voice group {group!r}: choose {SEEN} or {UNSEEN}")
-    chosen_groups = {group: known[group] for group in groups if known[group]}
-    if not chosen_groups:
-        raise TresseError("the voices file has no voice of this group: name some under held_out")
-    return chosen_groups
-
-
-def _ask(items: list[Item], languages: Sequence[str], speakers: Mapping[str, Any]) -> list[_Asked]:
+def _ask(items: list[Item], languages: Sequence[str], speakers: Mapping[str, Sequence[Speakers]]) -> list[_Asked]:
     """Every item in every voice group that it is spoken in; recordings in their own."""
     asked = [
         _Asked(item, RECORDED, dict.fromkeys(languages, ""), {SAME: dict.fromkeys(languages, "")})
         for item in items
         if item.recorded
     ]
-    for group, names in speakers.items():
+    for group, choices in speakers.items():
         for item in items:
             if item.recorded:
                 continue
-            if group == CHOSEN:
-                asked.append(_Asked(item, group, names, {SAME: names}))
-                continue
-            own = dict.fromkeys(languages, item.draw(tuple(names)))
-            endings: dict[str, Mapping[str, str]] = {SAME: own}
-            if len(names) > 1 and group == next(iter(speakers)):
-                endings[DIFFERENT] = dict.fromkeys(languages, item.draw(tuple(names), shift=1))
+            own = item.draw(choices)
+            endings: dict[str, Speakers] = {SAME: own}
+            if len(choices) > 1 and group == next(iter(speakers)):
+                endings[DIFFERENT] = item.draw(choices, shift=1)
             asked.append(_Asked(item, group, own, endings))
     return asked
 
@@ -238,7 +211,7 @@ def conditions(vocabulary: UnitVocabulary) -> dict[str, Any]:
 
 def scored_items(bundle: Scorable, items: Iterable[Any], voice: str, cache: Path | None = None) -> list[ScoredItem]:
     """What is scored for items in all cells where one voice speaks everything; what cannot be used is left out."""
-    asked = _ask(to_items(items), bundle.languages, {CHOSEN: dict.fromkeys(bundle.languages, voice)})
+    asked = _ask(to_items(items), bundle.languages, {CHOSEN: [dict.fromkeys(bundle.languages, voice)]})
     spoken = SpokenUnits(bundle.units, cache=cache, encoder_files=bundle.path / "units")
     places, problems = _speak(asked, bundle.languages, spoken)
     return _rows(bundle, asked, places, spoken, problems)[0]

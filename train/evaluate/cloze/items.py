@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from slm.errors import TresseError
 from train.evaluate.spoken_items import is_recording
@@ -25,6 +25,7 @@ HANDWRITTEN, WRITTEN = "handwritten", "written"
 SPLITS = ("test", "unseen", "validation", HANDWRITTEN, WRITTEN)
 BENCHMARK_SEED = 1
 KINDS = ("story", "topic")
+Drawn = TypeVar("Drawn")
 _FACT = re.compile(r"story-[a-z]+-\d+-\d+-(\w+)")
 
 
@@ -72,9 +73,9 @@ class Item:
             recorded=bool(entries) and all(map(is_recording, entries)),
         )
 
-    def draw(self, names: tuple[str, ...], shift: int = 0) -> str:
-        """One of the names, the same for mirrored items, whatever other items there are."""
-        return names[(int(self.pair, 16) + shift) % len(names)]
+    def draw(self, choices: Sequence[Drawn], shift: int = 0) -> Drawn:
+        """One of the choices, the same for mirrored items, whatever other items there are."""
+        return choices[(int(self.pair, 16) + shift) % len(choices)]
 
 
 def _one_form(by_language: Mapping[str, Any]) -> dict[str, Any]:
