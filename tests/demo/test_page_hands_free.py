@@ -44,3 +44,17 @@ def test_a_reply_that_is_withdrawn_is_neither_seen_nor_heard(fake: tuple[FakeBun
     assert 0.3 < sounding_seconds(visitor.heard()[1].reshape(-1), 16000) < 1.6
     assert visitor.state("problem") == "false"
     assert int(visitor.page.locator(".reply").get_attribute("data-first-sound-ms")) > 400  # since the last word
+
+
+@pytest.mark.browser
+def test_who_asks_for_quick_replies_is_not_waited_for(fake: tuple[FakeBundle, str], visit: Visit) -> None:
+    fake[0].reply_seconds = 0.5
+    visitor = visit(fake[1])
+    visitor.page.locator(".settings summary").click()
+    visitor.page.locator("[name=patience]").select_option("quick")
+    visitor.page.locator(".free").click()
+    visitor.page.wait_for_function("document.querySelectorAll('.reply .play:enabled').length === 2", timeout=60_000)
+    visitor.page.locator(".free").click()
+    visitor.wait_replies(2)
+    assert visitor.page.locator(".said").count() == 2  # the second within which the test above waits ended a turn
+    assert visitor.state("problem") == "false"

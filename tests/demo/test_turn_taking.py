@@ -11,12 +11,16 @@ from hypothesis import strategies as st
 
 from demo.anticipation import ReadPrompt
 from demo.app import start
+from demo.messages import Message
 from demo.microphone import Microphone
+from demo.requests import SettingsAsked
+from demo.service import Service
 from demo.transcripts import LiveTranscript, Transcripts
 from slm.audio import resample
 from slm.continuation import Prompt
+from slm.turn_ends import PATIENCES, PatienceName
 from slm.turn_taking import TurnTaking
-from slm.voice_activity import RATE, Change
+from slm.voice_activity import RATE, WINDOW, Change
 from tests.conftest import spoken_beginning
 from tests.fake_bundle import FakeBundle
 from tests.talker import Talker
@@ -70,6 +74,11 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> FakeBundle:
     return FakeBundle(tmp_path_factory.mktemp("bundle"), max_prompt_seconds=2.7)
 
 
+@pytest.fixture(scope="module")
+def quick_bundle(tmp_path_factory: pytest.TempPathFactory) -> FakeBundle:
+    return FakeBundle(tmp_path_factory.mktemp("quick"), reply_seconds=0.2, real_time_factor=0.02)
+
+
 @settings(max_examples=15, deadline=None)
 @given(rate=st.sampled_from([16000, 44100, 48000]), size=st.floats(0.02, 8.0))
 def test_a_microphone_of_any_rate_gives_the_same_prompts(stand_in: FakeBundle, rate: int, size: float) -> None:
@@ -106,6 +115,30 @@ def test_two_utterances_are_two_turns_of_the_story(tmp_path: Path, piece: float)
         talker.close()
     finally:
         page.close()
+
+
+def silences(bundle: FakeBundle, patience: PatienceName, pause: float) -> list[float]:
+    """s of silence after which the turns of somebody who pauses once, for `pause` s, are over."""
+    session = Service(bundle, 1).open_session("", "1.2.3.4")  # type: ignore[arg-type]
+    said: list[Message] = []
+    session.attach(said.append, "page")
+    session.do("settings", SettingsAsked(patience=patience, max_seconds=2.0))
+    session.open_microphone(RATE, True)
+    for sound in (SILENCE, SPEECH, SILENCE[: round(pause * RATE)], SPEECH, SILENCE):
+        session.hear(sound)
+    session.end_work()
+    return [message.values["silence"] for message in said if message.values["type"] == "pause"]
+
+
+@settings(max_examples=8, deadline=None)
+@given(pause=st.floats(0.3, 1.9))
+def test_the_more_patient_the_setting_the_later_a_turn_ends(quick_bundle: FakeBundle, pause: float) -> None:
+    ended = {name: silences(quick_bundle, name, pause) for name in PATIENCES}
+    for name, patience in PATIENCES.items():
+        for silence in ended[name]:
+            assert patience.shortest - WINDOW / RATE <= silence <= patience.longest + WINDOW / RATE
+    assert 2 >= len(ended["quick"]) >= len(ended["normal"]) >= len(ended["patient"]) >= 1
+    assert ended["quick"][0] < ended["normal"][0] < ended["patient"][0]
 
 
 def test_word_of_an_interruption_that_comes_late_does_not_end_the_next_reply(served: tuple[FakeBundle, str]) -> None:
