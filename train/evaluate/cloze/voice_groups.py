@@ -44,7 +44,7 @@ def voice_groups(
     for group in groups:
         if group not in known:
             raise TresseError(f"unknown voice group {group!r}: choose {SEEN} or {UNSEEN}")
-    there = {group: tuple(known[group]) for group in groups if known[group]}
+    there: dict[str, tuple[Speakers, ...]] = {group: tuple(known[group]) for group in groups if known[group]}
     if not there:
         raise TresseError("the voices file has no voice of this group: name some under held_out")
     return there
