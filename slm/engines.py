@@ -13,7 +13,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -192,40 +192,52 @@ class TorchEngine:
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """See `Engine`. Random numbers are drawn on the CPU: one seed, one continuation, whatever the device."""
-        for token, _ in self._draw(tokens, sampling, [self.vocabulary.eos_id]):
+        for ((token, _),) in self._draw(tokens, sampling, [self.vocabulary.eos_id]):
             if token != self.vocabulary.eos_id:
                 yield token
 
     def propose(self, tokens: Sequence[int], sampling: Sampling, count: int, ends: Sequence[int]) -> list[Proposal]:
-        """See `Engine`; one after another."""
-        proposals = []
-        for number in range(count):
-            drawn = list(self._draw(tokens, replace(sampling, seed=sampling.seed + number), ends))
-            proposals.append(Proposal([token for token, _ in drawn], sum(log for _, log in drawn)))
-        return proposals
+        """See `Engine`. A forward pass a step for all of them; each is drawn by a seed of its own, as `generate` draws."""
+        drawn = [Proposal([], 0.0) for _ in range(count)]
+        for step in self._draw(tokens, sampling, ends, count):
+            for row, (token, log) in enumerate(step):
+                before = drawn[row]
+                if not before.tokens or before.tokens[-1] not in ends:
+                    drawn[row] = Proposal([*before.tokens, token], before.likelihood + log)
+        return drawn
 
-    def _draw(self, tokens: Sequence[int], sampling: Sampling, ends: Sequence[int]) -> Iterator[tuple[int, float]]:
-        """Tokens up to and including the first of `ends`, each with its log-likelihood."""
+    def _draw(
+        self, tokens: Sequence[int], sampling: Sampling, ends: Sequence[int], count: int = 1
+    ) -> Iterator[list[tuple[int, float]]]:
+        """The next token of each of `count` continuations, with its log-likelihood, until all have met one of `ends`.
+
+        What a continuation is given after its own means nothing. The number of rows stays the same.
+        """
         import torch
 
-        generator = torch.Generator().manual_seed(sampling.seed)
+        generators = [torch.Generator().manual_seed(sampling.seed + number) for number in range(count)]
         device = next(self.model.parameters()).device
-        step = torch.tensor([list(tokens)], device=device)
-        cache = None
-        for count in range(sampling.max_tokens):
+        step_BT = torch.tensor([list(tokens)], device=device)
+        cache: Any = None
+        open_rows = set(range(count))
+        for at in range(sampling.max_tokens if count else 0):
             with torch.inference_mode():
-                output = self.model(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                output = self.model(step_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits_BV = output.logits[:, -1].float().clone()  # a plain tensor, to be written to
+            if cache is None and count > 1:  # the prompt is read once
+                output.past_key_values.batch_repeat_interleave(count)
+                logits_BV = logits_BV.expand(count, -1).clone()
             cache = output.past_key_values
-            logits = output.logits[0, -1].float().cpu().clone()  # a plain tensor, to be written to
-            logs = logits.log_softmax(-1)
-            logits[list(sampling.banned)] = -torch.inf
-            if count < sampling.min_tokens:
-                logits[list(ends)] = -torch.inf
-            token = draw(logits, sampling, generator)
-            yield token, float(logs[token])
-            if token in ends:
+            logs_BV = logits_BV.log_softmax(-1)
+            logits_BV[:, list(sampling.banned)] = -torch.inf
+            if at < sampling.min_tokens:
+                logits_BV[:, list(ends)] = -torch.inf
+            drawn = draw(logits_BV, sampling, generators)
+            step_BT = torch.tensor(drawn, device=device)[:, None]
+            yield list(zip(drawn, logs_BV.gather(1, step_BT)[:, 0].tolist(), strict=True))
+            open_rows -= {row for row in open_rows if drawn[row] in ends}
+            if not open_rows:
                 return
-            step = torch.tensor([[token]], device=device)
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine`."""
@@ -251,17 +263,19 @@ def _likelihood(ids: Sequence[int], logits_NV: np.ndarray) -> float:
     return float((chosen - np.log(np.exp(logits).sum(1))).sum())
 
 
-def draw(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """Draw a token from logits [V] at the temperature, from the smallest set of tokens with a share of `top_p` of the first
-    `top_k`."""
+def draw(logits_BV: torch.Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> list[int]:
+    """Draw a token from each row of logits [B, V] at the temperature, by the generator of the row, from the smallest set of
+    tokens with a share of `top_p` of the first `top_k`."""
     import torch
 
     if sampling.temperature == 0:
-        return int(logits.argmax())
-    likeliest, order = (logits / sampling.temperature).topk(min(sampling.top_k, len(logits)))
-    ordered = likeliest.softmax(-1)
-    kept = ordered.cumsum(-1) - ordered < sampling.top_p
-    return int(order[torch.multinomial(ordered * kept, 1, generator=generator)])
+        return logits_BV.argmax(-1).tolist()
+    likeliest_BK, order_BK = (logits_BV / sampling.temperature).topk(min(sampling.top_k, logits_BV.shape[1]))
+    ordered_BK = likeliest_BK.cpu().softmax(-1)
+    weights_BK = ordered_BK * (ordered_BK.cumsum(-1) - ordered_BK < sampling.top_p)
+    # a row at a time: so each draws what it would draw alone
+    chosen = [torch.multinomial(row, 1, generator=own) for row, own in zip(weights_BK, generators, strict=True)]
+    return order_BK.cpu().gather(1, torch.stack(chosen))[:, 0].tolist()
 
 
 def _converted(folder: Path) -> Path:

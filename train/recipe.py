@@ -19,12 +19,15 @@ from slm.model import ModelConfig, part_folders, unit_model
 from slm.units import UnitVocabulary
 from slm.units.attention import AttentionEncoderConfig
 from slm.units.conv import ConvEncoderConfig
+from slm.units.vocabulary import check_names
 from train.asr.lexicon import LexiconTraining
 from train.asr.training import ASRTraining
 from train.corpus.manifest import Manifest
 from train.corpus.work import CorpusPreparation
 from train.lm.schedule import STORIES, SLMTraining
 from train.lm.schedule import Stage as Schedule
+from train.speech.voices import Voices
+from train.stories.data import LANGUAGES
 from train.stories.held_out import RECIPES, StoriesSettings
 from train.stories.sources import Source
 from train.units.distillation import DistilledUnits
@@ -253,6 +256,23 @@ class Recipe:
         """The modes, without their languages, of all stages that read the stories."""
         reading = [stage for stage in self.schedule if STORIES in stage.shares]
         return {Mode.parse(mode, self.languages).name for stage in reading for mode in stage.modes}
+
+    def check_languages(self) -> None:
+        """Raises TresseError where the stories are not told, or the voices cannot speak, in one of the languages."""
+        if not self.languages:
+            raise TresseError("the recipe has no languages: name one at least")
+        check_names(self.languages)
+        if self.stories.file is None and not self.stories.sources:
+            missing = [language for language in self.languages if language not in LANGUAGES]
+            if missing:
+                raise TresseError(
+                    f"there are no built-in stories in {missing[0]}: set stories.file to a stories.jsonl with all the "
+                    "languages"
+                )
+        voices = Voices.named(self.voices)
+        made = [] if self.parts.vocoder is not None or self.ablation is not None else voices.vocoder
+        telling = self.corpus.speakers or voices.training
+        voices.check(dict.fromkeys((*(telling if self.corpus.unspoken is None else ()), *made)), self.languages)
 
     def check_corpora(self) -> None:
         """Raises TresseError for a corpus that cannot be, that no stage reads, or that a stage reads and is not there."""

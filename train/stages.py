@@ -24,14 +24,15 @@ from slm.model import ModelConfig
 from slm.recognisers import check_asr
 from slm.schema import read_info
 from slm.units import UnitVocabulary, load_encoder
-from slm.units.vocabulary import check_names
 from train.ablation import run_ablation
 from train.asr.lexicon import make_lexicon
 from train.corpus.channel import FILE as CHANNEL
 from train.corpus.channel import Channel
+from train.corpus.cluster import Cluster
 from train.corpus.description import describe_corpus, link_corpus, unit_shares
-from train.corpus.preparation import prepare_corpus
+from train.corpus.preparation import Source, prepare_corpus
 from train.corpus.shards import read_units
+from train.corpus.work import CorpusPreparation
 from train.lm.schedule import STORIES, SLMTraining
 from train.publish.card import write_card, write_recogniser_card
 from train.publish.examples import write_examples
@@ -39,7 +40,6 @@ from train.publish.provenance import began_as, commit, stage_seconds
 from train.recipe import Recipe, find_part
 from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices
-from train.stories.data import LANGUAGES
 from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
 from train.stories.mixture import describe, texts_of, write_mixture
 from train.tools.checkpoints import write_json
@@ -118,18 +118,21 @@ def make_units(recipe: Recipe, out: Path, workers: int) -> None:
     write_json(out / "units" / "metrics.json", {"unit_edit_rate": rates})
 
 
-def make_corpus(recipe: Recipe, out: Path, workers: int) -> None:
+def make_corpus(recipe: Recipe, out: Path, workers: int, device: str = "cpu", cluster: Cluster | None = None) -> None:
     """Speak and encode all stories, those to validate on each in another voice."""
     languages, units, voices = list(recipe.languages), out / "units", Voices.named(recipe.voices)
-    prepare_corpus(out / "stories" / "train.jsonl", languages, units, out / "corpus", recipe.corpus, voices, workers)
+
+    def prepare(source: Source, folder: Path, preparation: CorpusPreparation) -> None:
+        prepare_corpus(source, languages, units, folder, preparation, voices, workers, device, cluster)
+
+    prepare(out / "stories" / "train.jsonl", out / "corpus", recipe.corpus)
     other = out / "stories" / "validation.jsonl"
     if other.stat().st_size:
-        each = replace(recipe.corpus, stories_per_voice=1)
-        prepare_corpus(other, languages, units, out / "validation", each, voices, workers)
+        prepare(other, out / "validation", replace(recipe.corpus, stories_per_voice=1))
     for name, further in recipe.corpora.items():
         folder = out / "corpora" / name
         if further.folder is None:
-            prepare_corpus(further.source, languages, units, folder, recipe.corpus, voices, workers)
+            prepare(further.source, folder, recipe.corpus)
         else:
             link_corpus(name, Path(further.folder), units, folder)
 
@@ -372,28 +375,22 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     return [*DATA, *BUNDLE, *([RECOGNISER] if hears else []), MEASURE]
 
 
-def check_languages(recipe: Recipe) -> None:
-    """Raise TresseError where the stories of a recipe are not told, or its voices cannot speak, in one of its languages."""
-    if not recipe.languages:
-        raise TresseError("the recipe has no languages: name one at least")
-    check_names(recipe.languages)
-    if recipe.stories.file is None and not recipe.stories.sources:
-        missing = [language for language in recipe.languages if language not in LANGUAGES]
-        if missing:
-            raise TresseError(
-                f"there are no built-in stories in {missing[0]}: set stories.file to a stories.jsonl with all the languages"
-            )
-    voices = Voices.named(recipe.voices)
-    made = [] if recipe.parts.vocoder is not None or recipe.ablation is not None else voices.vocoder
-    telling = recipe.corpus.speakers or voices.training
-    voices.check(dict.fromkeys((*(telling if recipe.corpus.unspoken is None else ()), *made)), recipe.languages)
-
-
-def run_recipe(recipe: Recipe, out: Path, until: str | None = None, workers: int = 2) -> None:
+def run_recipe(
+    recipe: Recipe,
+    out: Path,
+    until: str | None = None,
+    workers: int = 2,
+    device: str = "cpu",
+    cluster: Cluster | None = None,
+) -> None:
     """Make what a recipe makes in `out`, or only the stage `until` and what it needs. See `train.run.carry_out`.
 
-    Raises TresseError, before anything is made, for languages that cannot be told or spoken, and corpora that cannot be.
+    device, cluster: where the corpus is encoded (`train.corpus.preparation`); units are the same anywhere, so that a run may
+    go on with others. Raises TresseError, before anything is made, for languages that cannot be told or spoken, and corpora
+    that cannot be.
     """
-    check_languages(recipe)
+    recipe.check_languages()
     recipe.check_corpora()
-    carry_out(stages_of(recipe), recipe, out, until, workers)
+    corpus = partial(make_corpus, device=device, cluster=cluster)
+    stages = [replace(stage, run=corpus) if stage.run is make_corpus else stage for stage in stages_of(recipe)]
+    carry_out(stages, recipe, out, until, workers)

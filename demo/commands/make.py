@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from demo.commands.options import CORES, DeviceOption, RayGpusOption, RayOption, RunOption, WorkersOption, pairs
 from slm.errors import TresseError, say
+
+if TYPE_CHECKING:
+    from train.corpus.cluster import Cluster
 
 
 def recipe_command(
@@ -30,6 +33,9 @@ def recipe_command(
             help="With --dry-run: processes (GPUs) of the language model's training.", min=1, show_default=False
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the corpus is encoded: auto, cpu, cuda, cuda:1 ...")] = "cpu",
+    ray: RayOption = None,
+    ray_gpus: RayGpusOption = None,
 ) -> None:
     """Make a whole bundle from nothing: stories, speech, units, language model, vocoder. Run again, it goes on."""
     from train.recipe import Recipe
@@ -43,7 +49,7 @@ def recipe_command(
         return
     if processes is not None:
         raise TresseError("--processes says what --dry-run estimates: add --dry-run, or train under accelerate launch")
-    run_recipe(recipe, out or Path("runs") / recipe.name, until, workers)
+    run_recipe(recipe, out or Path("runs") / recipe.name, until, workers, *_encoding(device, ray, ray_gpus))
 
 
 def prepare_command(
@@ -82,9 +88,7 @@ def prepare_command(
     ray_gpus: RayGpusOption = None,
 ) -> None:
     """Stories or recordings -> units -> Parquet shards. Killed and run again, it goes on."""
-    from slm.bundle import choose_device
     from slm.model import BUNDLES
-    from train.corpus.cluster import Cluster
     from train.corpus.manifest import Manifest
     from train.corpus.preparation import prepare_corpus
     from train.corpus.work import CorpusPreparation
@@ -98,9 +102,7 @@ def prepare_command(
     preparation = CorpusPreparation(
         seed=seed, stories_per_voice=cycle, augmentation=Augmentation() if augment else None
     )
-    on_gpus = device.startswith("cuda")
-    if ray_gpus and not (ray and on_gpus):
-        raise TresseError("--ray-gpus is for the workers of Ray: add --ray and --device cuda")
+    chosen, cluster = _encoding(device, ray, ray_gpus)
     if audio and stories:
         raise TresseError("--stories and --audio make a corpus each: run prepare once for either")
     source = (
@@ -116,12 +118,26 @@ def prepare_command(
         preparation,
         speakers,
         workers,
-        "cuda" if ray and on_gpus else choose_device(device),  # Ray says which
-        Cluster(ray, (ray_gpus or 1.0) if on_gpus else 0.0) if ray else None,
+        chosen,
+        cluster,
     )
     rejected = f", {made.rejected} rows could not be used (see rejected.jsonl)" if made.rejected else ""
     what = "rows of recordings" if audio else "stories"
     say(f"{made.folder}: {made.counts.stories} {what}, {made.counts.seconds / 3600:.1f} h of speech{rejected}")
+
+
+def _encoding(device: str, ray: str | None, ray_gpus: float | None) -> tuple[str, Cluster | None]:
+    """Where a corpus is encoded: the device, and the cluster, if any. Raises TresseError for what does not go together."""
+    from slm.bundle import choose_device
+    from train.corpus.cluster import Cluster
+
+    on_gpus = device.startswith("cuda")
+    if ray_gpus and not (ray and on_gpus):
+        raise TresseError("--ray-gpus is for the workers of Ray: add --ray and --device cuda")
+    if ray is None:
+        return choose_device(device), None
+    gpus = (ray_gpus or 1.0) if on_gpus else 0.0
+    return ("cuda" if on_gpus else choose_device(device)), Cluster(ray, gpus)  # Ray says which GPU
 
 
 def train_command(

@@ -133,6 +133,11 @@ class CausalUnitEncoder:
             frames[doubtful] = self._named(self.network, batch[doubtful])[0]
         return [Units.from_frames(row[:count], self.frame_rate) for row, count in zip(frames, counts, strict=True)]
 
+    def encode_exactly(self, waveform: np.ndarray) -> Units:
+        """float32 [samples] at 16 kHz -> units, in float64 alone: those of `encode`, later."""
+        clip = np.pad(waveform, (0, -len(waveform) % FRAME))
+        return Units.from_frames(self._named(self.network, clip[None])[0][0], self.frame_rate)
+
     def single(self) -> UnitNetwork:
         """The network in float32."""
         if self._single is None:

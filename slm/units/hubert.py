@@ -2,14 +2,21 @@
 
 HuBERT attends to the whole utterance, before and after: it has no streaming form. A stream therefore keeps the samples and
 encodes them at `flush`; the first unit leaves when the prompt has ended. What it gives is what `encode` gives. Zero-padded
-batches would change a clip's features, so only clips of equal length share a batch. The model computes in float64 (see
-`slm.units.mimi`). Layers above the chosen one are dropped.
+batches would change a clip's features, so only clips of equal length share a batch. float64 decides, and float32 computes
+first (see `slm.units.mimi`). Layers above the chosen one are dropped.
+
+Measured on 62 s of synthetic speech in 20 clips, with random weights of the base model's size and 500 clusters of its ninth
+layer: float32 left 7 of 3,098 frames open, so that 5 of the 20 clips were computed again. Its largest error was 1.7e-6 of a
+clip's largest norm, and no unit was wrong.
 """
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +27,7 @@ from slm.audio import resample
 from slm.errors import TresseError
 from slm.schema import HubertUnits, regular
 from slm.units.hub import load_pretrained, locate, read_config, save_config
+from slm.units.precision import decided, nearest
 from slm.units.sequence import Units
 from slm.weights import check_finite
 
@@ -50,16 +58,18 @@ class HubertFeatures:
         for kernel, stride in reversed(list(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))):
             self.receptive_field = (self.receptive_field - 1) * stride + kernel
         self.device = torch.device("cpu")
+        self._single: Any = None
 
     def to(self, device: torch.device | str) -> HubertFeatures:
         """Move the model."""
         self.device = torch.device(device)
         self.model.to(self.device)
+        self._single = None
         return self
 
     @torch.inference_mode()
-    def __call__(self, waveforms_BS: np.ndarray) -> Tensor:
-        """Clips of one length [B, S] at `sample_rate` -> float64 [B, ceil(S / frame_samples), D]; S at least 1.
+    def __call__(self, waveforms_BS: np.ndarray, precision: torch.dtype = torch.float64) -> Tensor:
+        """Clips of one length [B, S] at `sample_rate` -> [B, ceil(S / frame_samples), D] in this precision; S at least 1.
 
         Silence follows where the last frame's receptive field reaches beyond the end.
         """
@@ -68,7 +78,15 @@ class HubertFeatures:
             x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, correction=0) + 1e-7).sqrt()
         frames = -(-x.shape[1] // self.frame_samples)
         x = nn.functional.pad(x, (0, max(0, (frames - 1) * self.frame_samples + self.receptive_field - x.shape[1])))
-        return self.model(x).last_hidden_state[:, :frames]
+        return self._model(precision)(x.to(precision)).last_hidden_state[:, :frames]
+
+    def _model(self, precision: torch.dtype) -> Any:
+        """The model in float64 or float32."""
+        if precision == torch.float64:
+            return self.model
+        if self._single is None:
+            self._single = copy.deepcopy(self.model).float()
+        return self._single
 
 
 class HubertUnitEncoder:
@@ -121,10 +139,16 @@ class HubertUnitEncoder:
         for length, indices in by_length.items():
             for first in range(0, len(indices) if length else 0, BATCH):
                 block = indices[first : first + BATCH]
-                frames = self._nearest(self.hidden(np.stack([waveforms[i] for i in block])))
-                for index, row in zip(block, frames, strict=True):
+                for index, row in zip(block, self._frames([waveforms[i] for i in block]), strict=True):
                     units[index] = Units.from_frames(row, self.frame_rate, self.collapse)
         return units
+
+    def encode_exactly(self, waveform: np.ndarray) -> Units:
+        """float32 [samples] at the model's rate -> units, in float64 alone: those of `encode`, later."""
+        if len(waveform) == 0:
+            return Units.empty(self.frame_rate)
+        frames, _ = nearest(self.hidden(waveform[None]), self.centroids)
+        return Units.from_frames(frames[0], self.frame_rate, self.collapse)
 
     def features(self, waveform: np.ndarray) -> np.ndarray:
         """float32 [samples] at the model's rate -> the layer's hidden states: float32 [T, D]."""
@@ -136,11 +160,14 @@ class HubertUnitEncoder:
         """A fresh stream for samples at the model's rate: everything leaves at `flush`."""
         return HubertStream(self)
 
-    def _nearest(self, hidden_BTD: Tensor) -> np.ndarray:
-        """Nearest centroid: int64 [B, T]."""
-        flat = hidden_BTD.flatten(0, 1)
-        distances = torch.cdist(flat, self.centroids, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances.argmin(-1).unflatten(0, hidden_BTD.shape[:2]).cpu().numpy()
+    def _frames(self, waveforms: list[np.ndarray]) -> np.ndarray:
+        """Clips of one length -> their units, int64 [B, T]."""
+        batch_BS = np.stack(waveforms)
+
+        def compute(precision: torch.dtype, rows: Sequence[int]) -> Tensor:
+            return self.hidden(batch_BS[list(rows)], precision)
+
+        return decided(compute, self.centroids, [-(-batch_BS.shape[1] // self.hidden.frame_samples)] * len(batch_BS))
 
 
 class HubertStream:

@@ -1,12 +1,19 @@
 """Units of Mimi's first codebook, the semantic one (Défossez et al., "Moshi", arXiv:2410.00037): 12.5 a second, 2,048.
 
 Mimi is causal: a unit is certain with the last sample of its own 80 ms, and streaming keeps the convolutions' padding and
-the transformer's keys and values. The model computes in float64, so that the units are the same whatever the chunking,
-the batching, the number of threads or the device: the rounding differences stay far below the decision margins.
+the transformer's keys and values. float64 decides, so that the units are the same whatever the chunking, the batching, the
+number of threads or the device: the rounding differences stay far below the decision margins. Of whole clips float32
+computes first, and float64 again those with a close decision (`slm.units.precision`); streams compute in float64.
+
+Measured on 62 s of synthetic speech in 20 clips, with random weights of Mimi's size and a codebook of 2,048 latents of other
+speech (which lie closer together than a trained one's entries): float32 left 26 of 783 frames open, so that 13 of the 20
+clips were computed again. Its largest error was 9e-7 of a clip's largest norm, and no unit was wrong.
 """
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +24,7 @@ from torch import Tensor, nn
 from slm.audio import resample
 from slm.errors import TresseError
 from slm.units.hub import load_pretrained, locate, read_config, save_config
+from slm.units.precision import decided, nearest
 from slm.units.sequence import Units
 
 CACHES = ("encoder_cache", "encoder_past_key_values", "padding_cache")
@@ -53,6 +61,7 @@ class MimiUnitEncoder:
         self.codebook_size = len(self.model.quantizer.centroids)
         self.frame_samples = round(self.sample_rate / self.frame_rate)
         self.device = torch.device("cpu")
+        self._single: Any = None
 
     @classmethod
     def from_pretrained(cls, source: str, collapse: bool = True) -> MimiUnitEncoder:
@@ -79,6 +88,7 @@ class MimiUnitEncoder:
         """Move the model; the units stay the same."""
         self.device = torch.device(device)
         self.model.to(self.device)
+        self._single = None
         return self
 
     def encode(self, waveform: np.ndarray, sample_rate: int) -> Units:
@@ -91,36 +101,54 @@ class MimiUnitEncoder:
         if not any(counts):
             return [Units.empty(self.frame_rate) for _ in waveforms]
         longest = max(counts) * self.frame_samples
-        latents_BTC, _ = self._latents(np.stack([np.pad(wave, (0, longest - len(wave))) for wave in waveforms]), {})
-        frames = self._nearest(latents_BTC)
+        batch_BS = np.stack([np.pad(wave, (0, longest - len(wave))) for wave in waveforms])
+
+        def compute(precision: torch.dtype, rows: Sequence[int]) -> Tensor:
+            return self._latents(batch_BS[list(rows)], {}, precision)[0]
+
+        frames = decided(compute, self.model.quantizer.centroids, counts)
         return [
             Units.from_frames(row[:count], self.frame_rate, self.collapse)
             for row, count in zip(frames, counts, strict=True)
         ]
 
+    def encode_exactly(self, waveform: np.ndarray) -> Units:
+        """float32 [samples] at the model's rate -> units, in float64 alone: those of `encode`, later."""
+        if len(waveform) == 0:
+            return Units.empty(self.frame_rate)
+        frames, _ = nearest(self._exact(waveform), self.model.quantizer.centroids)
+        return Units.from_frames(frames[0], self.frame_rate, self.collapse)
+
     def features(self, waveform: np.ndarray) -> np.ndarray:
         """float32 [samples] at the model's rate -> the vectors that are quantised: float32 [T, C]."""
         if len(waveform) == 0:
             return np.zeros((0, self.model.quantizer.centroids.shape[1]), np.float32)
-        padded = np.pad(waveform, (0, -len(waveform) % self.frame_samples))
-        return self._latents(padded[None], {})[0][0].float().cpu().numpy()
+        return self._exact(waveform)[0].float().cpu().numpy()
+
+    def _exact(self, waveform: np.ndarray) -> Tensor:
+        """float32 [samples], one at least -> latents in float64 [1, T, C]."""
+        return self._latents(np.pad(waveform, (0, -len(waveform) % self.frame_samples))[None], {})[0]
 
     def stream(self) -> MimiStream:
         """A fresh streaming state for samples at the model's rate."""
         return MimiStream(self)
 
     @torch.inference_mode()
-    def _latents(self, samples_BS: np.ndarray, state: dict[str, Any]) -> tuple[Tensor, Any]:
+    def _latents(
+        self, samples_BS: np.ndarray, state: dict[str, Any], precision: torch.dtype = torch.float64
+    ) -> tuple[Tensor, Any]:
         """Whole frames of samples [B, S] and keywords of MimiModel.encode -> latents [B, T, C] and its output."""
-        samples = torch.from_numpy(np.ascontiguousarray(samples_BS, dtype=np.float64)).to(self.device)
-        output = self.model.encode(samples[:, None], return_dict=True, **state)
+        samples = torch.from_numpy(np.ascontiguousarray(samples_BS)).to(self.device, precision)
+        output = self._model(precision).encode(samples[:, None], return_dict=True, **state)
         return output.audio_codes[:, 0].transpose(1, 2), output
 
-    def _nearest(self, latents_BTC: Tensor) -> np.ndarray:
-        """Nearest centroid: int64 [B, T]."""
-        centroids = self.model.quantizer.centroids
-        distances = torch.cdist(latents_BTC.flatten(0, 1), centroids, compute_mode="donot_use_mm_for_euclid_dist")
-        return distances.argmin(-1).unflatten(0, latents_BTC.shape[:2]).cpu().numpy()
+    def _model(self, precision: torch.dtype) -> Any:
+        """The model in float64 or float32."""
+        if precision == torch.float64:
+            return self.model
+        if self._single is None:
+            self._single = copy.deepcopy(self.model).float()
+        return self._single
 
 
 class MimiStream:
@@ -140,7 +168,7 @@ class MimiStream:
         used, self._samples = self._samples[:whole], self._samples[whole:]
         latents_BTC, output = self.encoder._latents(used[None], {"use_streaming": True, **self._caches})
         self._caches = {name: output[name] for name in CACHES if name in output}
-        return self.encoder._nearest(latents_BTC)[0]
+        return nearest(latents_BTC, self.encoder.model.quantizer.centroids)[0][0]
 
     def flush(self) -> np.ndarray:
         """The last frame, filled up with silence: int64 [0 or 1]."""

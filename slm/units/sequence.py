@@ -97,8 +97,9 @@ class UnitStream(Protocol):
 class UnitEncoder(Protocol):
     """Waveform -> units. Every encoder (default, HuBERT, Mimi) offers this.
 
-    An encoder may also have `collapse` (bool, see `collapses`), and `features(waveform) -> float32 [T, D]`: what its units
-    are a decision on, a row a frame, for float32 [samples] at its own rate.
+    An encoder may also have `collapse` (bool, see `collapses`); `features(waveform) -> float32 [T, D]`: what its units
+    are a decision on, a row a frame, for float32 [samples] at its own rate; and `encode_exactly(waveform) -> Units`, where
+    `encode` computes in float32 first: the same units, in float64 alone.
     """
 
     sample_rate: int

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -117,6 +118,52 @@ def test_candidates_come_with_their_likelihood(bundle: Bundle, engine: Engine, p
             scored = float(logs[-len(proposal.tokens) :].sum())
             rounding = 0.05 if isinstance(engine, CTranslate2Engine) else 1e-4
             assert proposal.likelihood == pytest.approx(scored, abs=rounding * len(proposal.tokens))
+
+
+def drawn_alone(
+    engine: TorchEngine, tokens: Sequence[int], sampling: Sampling, generator: torch.Generator, ends: Sequence[int]
+) -> list[int]:
+    """A continuation drawn by hand: the whole model anew for each token, from the logits of the last position."""
+    drawn: list[int] = []
+    while len(drawn) < sampling.max_tokens and not (drawn and drawn[-1] in ends):
+        with torch.inference_mode():
+            logits = engine.model(torch.tensor([[*tokens, *drawn]])).logits[0, -1].float()
+        logits = logits.clone()
+        logits[list(sampling.banned)] = -torch.inf
+        if len(drawn) < sampling.min_tokens:
+            logits[list(ends)] = -torch.inf
+        if sampling.temperature == 0:
+            drawn.append(int(logits.argmax()))
+            continue
+        likeliest, order = (logits / sampling.temperature).topk(min(sampling.top_k, len(logits)))
+        ordered = likeliest.softmax(-1)
+        kept = ordered.cumsum(-1) - ordered < sampling.top_p
+        drawn.append(int(order[torch.multinomial(ordered * kept, 1, generator=generator)]))
+    return drawn
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 8),
+    temperature=st.sampled_from([0.0, 0.7, 1.0]),
+    most=st.integers(1, 16),
+    least=st.integers(0, 6),
+    top_k=st.sampled_from([5, 256]),
+)
+def test_drawn_side_by_side_they_are_those_drawn_alone(
+    bundle: Bundle, seed: int, count: int, temperature: float, most: int, least: int, top_k: int
+) -> None:
+    """Each of its own seed, whatever the others do and whenever they end."""
+    vocabulary, engine = bundle.vocabulary, TorchEngine(bundle.language_model, bundle.vocabulary)
+    start = [vocabulary.bos_id, vocabulary.tag_ids["en"]]
+    ends = [vocabulary.eos_id, vocabulary.tag_ids["en"], *range(20, 120)]  # so that they end at different times
+    sampling = Sampling(temperature, 0.95, top_k, most, least, seed, (vocabulary.tag_ids["fr"],))
+    expected = [
+        drawn_alone(engine, start, sampling, torch.Generator().manual_seed(seed + number), ends)
+        for number in range(count)
+    ]
+    assert [proposal.tokens for proposal in engine.propose(start, sampling, count, ends)] == expected
 
 
 def test_candidates_are_the_same_beside_others(bundle: Bundle) -> None:

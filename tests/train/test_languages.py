@@ -22,7 +22,7 @@ from train.publish.examples import write_examples
 from train.publish.figures import cloze_figures, figures
 from train.recipe import Recipe
 from train.speech.voices import Voices
-from train.stages import check_languages, make_stories, run_recipe
+from train.stages import make_stories, run_recipe
 from train.stories.grammar import Story, distinct_sentences, write_stories
 
 FIRST = {"en": "The dog was in the garden.", "es": "El perro estaba en la casa."}
@@ -61,7 +61,7 @@ def recipe(stories: Path | None, **more: str) -> Recipe:
 def test_examples_are_of_stories_of_ones_own(spanish: Path, tmp_path: Path, asked: int, count: int) -> None:
     """As many as were asked for, or as there are stories to validate on."""
     own = recipe(spanish, **{"bundle.examples_per_language": str(asked)})
-    check_languages(own)
+    own.check_languages()
     make_stories(own, tmp_path, workers=1)
     each, told = own.bundle.examples_per_language, tmp_path / "stories"
     write_examples(own.languages, each, told, tmp_path / "examples", Voices.load())

@@ -16,7 +16,7 @@ from slm.recognisers import open_recogniser
 from tests.train.asr.tiny import PLAIN
 from train.recipe import Recipe
 from train.speech.voices import SAMPLE_RATE, VOICES, Voices, speak
-from train.stages import check_languages, run_recipe
+from train.stages import run_recipe
 from train.stories.grammar import read_stories
 from train.stories.held_out import held_out_sentences
 from train.stories.written_cloze import splits
@@ -123,7 +123,7 @@ def test_no_story_to_test_on_is_trained_on(out: Path) -> None:
 
 def test_the_recipe_as_it_stands_can_be_told_and_spoken() -> None:
     recipe = Recipe.load("spanish")
-    check_languages(recipe)
+    recipe.check_languages()
     recipe.check_sources()
     natural = Voices.named("voices-spanish-natural.yaml")
     assert natural.languages == Voices.named(recipe.voices).languages

@@ -79,6 +79,7 @@ def test_what_float32_leaves_open_float64_decides(
     """Whatever is taken for a close decision, in streams and of whole clips, the units are those of float64."""
     assert isinstance(encoder, CausalUnitEncoder)
     expected = encoder.encode(speech, encoder.sample_rate).frames()
+    assert np.array_equal(encoder.encode_exactly(speech).frames(), expected)
     for doubt, backlog in ((0.0, 500), (0.3, 500), (0.3, 20), (1e9, 500)):
         monkeypatch.setattr("slm.units.causal.DOUBT", doubt)
         monkeypatch.setattr("slm.units.causal.BACKLOG", backlog)
