@@ -53,9 +53,8 @@ class Candidates:
 
         Sampling's `max_tokens` holds; one that they cut off is chosen only where all are. `min_tokens` holds up to SHORTEST.
         """
-        sampling = replace(
-            sampling, max_tokens=min(sampling.max_tokens, LONGEST), min_tokens=min(sampling.min_tokens, SHORTEST)
-        )
+        most = min(sampling.max_tokens, LONGEST)
+        sampling = replace(sampling, max_tokens=most, min_tokens=min(sampling.min_tokens, SHORTEST, most))
         drawn = engine.propose(self.told, sampling, count, self.ends)
         there = {tuple(proposal.tokens): proposal.likelihood for proposal in drawn if proposal.tokens}
         different = [list(tokens) for tokens in there]

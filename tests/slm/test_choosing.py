@@ -225,7 +225,8 @@ def test_replies_of_chosen_sentences(bundle: Bundle, engine: Engine, prompt: Pro
             ]
             spoken = sum(lasts) + 0.2 * (len(lasts) - 1)
             assert spoken <= seconds + 1e-9 or len(lasts) == 1  # the first sentence is always said
-    assert len(reply(0, 5)) <= 5
+    for most in (1, 2, 3, 5, 9):  # a last sentence may have fewer tokens left than a sentence needs
+        assert len(reply(0, most)) <= most
 
 
 def test_sentences_are_chosen_in_turns_and_beyond_the_context(bundle: Bundle, prompt: Prompt) -> None:
