@@ -88,14 +88,14 @@ def measure_phones(
     units; "features" where the encoder has them."""
     measured: dict[str, dict[str, Any]] = {}
     for language in sorted({utterance.language for utterance in utterances}):
-        said = [(one, unit) for one, unit in zip(utterances, units, strict=True) if one.language == language]
-        own, theirs = [one for one, _ in said], [unit for _, unit in said]
+        said = [(part, unit) for part, unit in zip(utterances, units, strict=True) if part.language == language]
+        own, theirs = [part for part, _ in said], [unit for _, unit in said]
         agreement = phone_agreement(own, theirs, encoder.codebook_size)
-        contexts = find_tokens([(one.voice, one.sentence, one.phones) for one in own])
+        contexts = find_tokens([(part.voice, part.sentence, part.phones) for part in own])
         shown = {"units": [unit.frames() for unit in theirs]}
         if hasattr(encoder, "features"):
             shown["features"] = [
-                encoder.features(resample(one.waveform, SAMPLE_RATE, encoder.sample_rate)) for one in own
+                encoder.features(resample(part.waveform, SAMPLE_RATE, encoder.sample_rate)) for part in own
             ]
         measured[language] = {
             "recordings": len(own),
