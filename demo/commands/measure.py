@@ -54,6 +54,7 @@ def cloze_command(
         str | None,
         typer.Option(help="Another bundle, or the folder of its evaluation: McNemar's test.", show_default=False),
     ] = None,
+    seed: Annotated[int, typer.Option(help="Of the voices that are drawn.", min=0)] = 0,
     cache: CacheOption = None,
     bundle: BundleOption = None,
     device: DeviceOption = "auto",
@@ -81,6 +82,7 @@ def cloze_command(
             cache=cache or default_cache(),
             audio_root=root,
             workers=workers,
+            seed=seed,
         )
 
     results = evaluate(shown, out)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -20,6 +20,8 @@ from typing import Any
 
 from slm.errors import MachineError, TresseError, complain
 from slm.settings import TEMPERATURE, TOP_P
+from train.evaluate.cloze.items import learnt_written
+from train.evaluate.cloze.voice_groups import fingerprints, panel_of
 from train.evaluate.html import nested, write_html
 from train.evaluate.scorable import Talking, Transcribing
 from train.evaluate.spoken_items import files_hash
@@ -44,10 +46,12 @@ QUICK = Sizes(items=60, sentences=60, prompts=2, spoken=10)
 
 @dataclass(frozen=True)
 class Setting:
-    """What the parts share. transcriber: None where there is none; `deaf` says why."""
+    """What the parts share. telling: who speaks the texts of items (cloze and grammar). transcriber: None where there is
+    none; `deaf` says why."""
 
     bundle: Talking
     panel: Voices
+    telling: Voices
     sizes: Sizes
     workers: int
     cache: Path | None
@@ -60,12 +64,12 @@ def _cloze(source: str) -> Callable[[Setting, Path], Any]:
         from train.evaluate.cloze.evaluation import evaluate_cloze
         from train.evaluate.cloze.items import load_items
 
-        items, root = load_items(source, setting.sizes.items)
+        items, root = load_items(source, setting.sizes.items, languages=setting.bundle.languages)
         return evaluate_cloze(
             setting.bundle,
             items,
             out=out,
-            panel=setting.panel,
+            panel=setting.telling,
             cache=setting.cache,
             audio_root=root,
             workers=setting.workers,
@@ -84,7 +88,7 @@ def _pairs(name: str) -> Callable[[Setting, Path], Any]:
             setting.bundle,
             [pair for pair in pairs if pair.language in setting.bundle.languages],
             out=out,
-            panel=setting.panel,
+            panel=setting.telling if name == "grammar" else setting.panel,
             cache=setting.cache,
             workers=setting.workers,
         )
@@ -152,6 +156,7 @@ PARTS = {
     "cloze": Part("Cloze, test stories", _cloze("test"), "cloze.md"),
     "cloze-unseen": Part("Cloze, unseen situations", _cloze("unseen"), "cloze.md"),
     "cloze-handwritten": Part("Cloze, hand-written items", _cloze("handwritten"), "cloze.md"),
+    "cloze-written": Part("Cloze, written stories", _cloze("written"), "cloze.md"),
     "pairs": Part("Pairs", _pairs("lexical"), "pairs.md"),
     "grammar": Part("Pairs, grammar", _pairs("grammar"), "pairs.md"),
     "alignment": Part("Alignment", _alignment, "alignment.md"),
@@ -160,6 +165,11 @@ PARTS = {
     "resynthesis": Part("Resynthesis", _resynthesis, "resynthesis.md"),
     "continuation": Part("Continuation", _continuation, "continuation.md", ("Transcripts",)),
 }
+
+
+def parts_of(provenance: Mapping[str, Any]) -> dict[str, Part]:
+    """All parts, in the order of the report: first the headline, the written stories, where a bundle was trained on such."""
+    return {"cloze-written": PARTS["cloze-written"], **PARTS} if learnt_written(provenance) else PARTS
 
 
 def evaluate_all(
@@ -181,22 +191,21 @@ def evaluate_all(
     command: the command line, to be printed in the report. transcriber: a recogniser; where None, `deaf` says why.
     Raises TresseError for an unknown part, or where no part can be measured.
     """
-    parts = parts or PARTS
+    parts = parts or parts_of(bundle.info.get("provenance", {}))
     for name in only:
         if name not in parts:
             raise TresseError(f"there is no part {name}: choose from {', '.join(parts)}")
     chosen = {name: part for name, part in parts.items() if not only or name in only}
+    telling = panel or panel_of(bundle)
     panel = panel or Voices.of(bundle.info, bundle.languages)
-    setting = Setting(bundle, panel, sizes or Sizes(), workers, cache or out / "speech", transcriber, deaf)
+    setting = Setting(bundle, panel, telling, sizes or Sizes(), workers, cache or out / "speech", transcriber, deaf)
     identity: dict[str, Any] = {
         "bundle": files_hash(bundle.path),
         "sizes": asdict(setting.sizes),
         "transcribed": transcriber is not None,
         "code": code_hash(),
         "drawing": [TEMPERATURE, TOP_P],
-        "voices": setting.panel.fingerprint(
-            [name for name in (*panel.training, *panel.held_out) if panel.can_speak(name, *bundle.languages)]
-        ),
+        "voices": [fingerprints(voices, bundle.languages) for voices in (panel, telling)],
     }
     measured: dict[str, Any] = {}
     missing: dict[str, str] = {}

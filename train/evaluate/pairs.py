@@ -27,7 +27,7 @@ from slm.likelihood import EndingScore, ScoredItem, score_endings
 from train.evaluate.cloze.evaluation import conditions
 from train.evaluate.cloze.protocol import RECORDED
 from train.evaluate.cloze.report import problems_section, shown
-from train.evaluate.cloze.voice_groups import Speakers, voice_groups
+from train.evaluate.cloze.voice_groups import Speakers, panel_of, voice_groups
 from train.evaluate.lexical import SHIPPED_SET
 from train.evaluate.scorable import Scorable
 from train.evaluate.spoken_items import SpokenUnits, is_recording
@@ -129,7 +129,12 @@ def evaluate_pairs(
     Raises TresseError where nothing can be scored.
     """
     given = list(pairs)
-    panel = panel or Voices.of(bundle.info, bundle.languages, (voices or {}).values())
+    if panel is None:
+        spelled = any(
+            isinstance(entry, dict) and "phonemes" in entry for row in given for entry in (row.right, row.wrong)
+        )
+        named = Voices.of(bundle.info, bundle.languages, (voices or {}).values())  # only espeak-ng speaks phonemes
+        panel = named if spelled else panel_of(bundle, voices)
     spoken = SpokenUnits(
         bundle.units,
         panel,

@@ -11,6 +11,7 @@ from typing import Any
 from slm.errors import TresseError
 from slm.settings import TEMPERATURE
 from train.evaluate import pairs
+from train.evaluate.cloze.items import learnt_written
 from train.evaluate.cloze.protocol import CONTROL, HEADLINE, SAME, SEEN, UNSEEN
 from train.evaluate.cloze.report import kinds_of, shown
 from train.evaluate.metrics import (
@@ -32,7 +33,10 @@ SETS = {
     "unseen_voices": "test stories, unseen voices",
     "unseen_situations": "unseen situations, unseen voices",
     "hand_written": "hand-written, unseen voices",
+    "written": "written stories, unseen voices",
 }
+FURTHER = {"cloze-unseen": "unseen_situations", "cloze-handwritten": "hand_written", "cloze-written": "written"}
+"""Parts of the evaluation beside `cloze`, and the names of their figures."""
 Metrics = dict[str, Any]
 
 
@@ -40,13 +44,7 @@ def digest(results: Mapping[str, Any], units: Mapping[str, float] | None = None)
     """The results of `evaluate_all` -> the figures that a bundle carries. units: its unit edit rates, kept."""
     parts = results["parts"]
     metrics: Metrics = {"unit_edit_rate": dict(units)} if units else {}
-    cloze: Metrics = {}
-    if "cloze" in parts:
-        cloze = cloze_figures(parts["cloze"])
-    for part, name in (("cloze-unseen", "unseen_situations"), ("cloze-handwritten", "hand_written")):
-        if part in parts and (unseen := cloze_figures(parts[part]).get("unseen_voices")):
-            cloze[name] = unseen
-    if cloze:
+    if cloze := _all_cloze(parts, results.get("bundle", {}).get("provenance", {})):
         metrics["cloze"] = cloze
     if "alignment" in parts:
         metrics["alignment"] = _alignment(parts["alignment"])
@@ -71,6 +69,20 @@ def digest(results: Mapping[str, Any], units: Mapping[str, float] | None = None)
     return metrics
 
 
+def _all_cloze(parts: Mapping[str, Any], provenance: Mapping[str, Any]) -> Metrics:
+    """The figures of all cloze parts, and the control of the first: written stories, where the bundle learnt from such."""
+    cloze = cloze_figures(parts["cloze"]) if "cloze" in parts else {}
+    for part, name in FURTHER.items():
+        own = cloze_figures(parts[part]) if part in parts else {}
+        if "unseen_voices" not in own:
+            continue
+        cloze[name] = own["unseen_voices"]
+        cloze.setdefault("without_context", own["without_context"])
+        if name == "written" and learnt_written(provenance):
+            cloze = {name: cloze.pop(name), **cloze, "without_context": own["without_context"]}
+    return cloze
+
+
 def cloze_figures(results: Mapping[str, Any]) -> Metrics:
     """Accuracies of a cloze evaluation by voices, under the headline rule, and the control without context."""
     by_voices: Metrics = {}
@@ -83,15 +95,14 @@ def cloze_figures(results: Mapping[str, Any]) -> Metrics:
 
 
 def cloze_table(cloze: Mapping[str, Any]) -> str:
-    """Accuracy in % with intervals: a row for each cell and kind, a column for each set of items."""
-    sets = {name: title for name, title in SETS.items() if name in cloze}
+    """Accuracy in % with intervals: a row for each cell and kind, a column for each set of items, in the bundle's order."""
+    sets = {name: SETS[name] for name in cloze if name in SETS}
     cells = next(iter(cloze.values()))["cells"]
     lines = ["| | " + " | ".join(sets.values()) + " |", "|---|" + "---|" * len(sets)]
     for kind in kinds_of(cells):
-        lines += [
-            f"| {kind} {name} | " + " | ".join(shown(cloze[column]["cells"][name].get(kind)) for column in sets) + " |"
-            for name in cells
-        ]
+        for name in cells:
+            row = [shown(cloze[column]["cells"].get(name, {}).get(kind)) for column in sets]
+            lines.append(f"| {kind} {name} | " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 

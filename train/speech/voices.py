@@ -115,7 +115,8 @@ class Voices:
 
     languages: the espeak-ng voice of each language, which also reads texts for Kokoro. models: the folder that holds
     kokoro/, pico/ and piper/ (in a file: relative to it); the environment variable TRESSE_MODELS goes before it.
-    held_out_families: no training speaker may be of these.
+    held_out_families: no training speaker may be of these. unseen: who speaks evaluations instead of every held-out voice
+    by itself: for each language a voice, so that a voice of a single language has another beside it.
     """
 
     languages: dict[str, str]
@@ -125,6 +126,7 @@ class Voices:
     held_out: _Group = dataclasses.field(default_factory=dict)
     models: Path | None = None
     held_out_families: list[str] = dataclasses.field(default_factory=list)
+    unseen: list[dict[str, str]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path | None = None) -> Voices:
@@ -152,11 +154,17 @@ class Voices:
 
         info: of the bundle, which names their file; only files beside recipes/ are looked for.
         """
-        own, name, asked = cls.load(), info.get("provenance", {}).get("voices_file"), set(speakers)
+        own, asked = cls.load(), set(speakers)
         known = own.training.keys() | own.held_out.keys()
         enough = set(languages) <= set(own.languages) and (not asked or not asked.isdisjoint(known))
-        if enough or not name or Path(name).name != name or not (VOICES / name).is_file():
-            return own
+        return own if enough else cls.of_recipe(info) or own
+
+    @classmethod
+    def of_recipe(cls, info: Mapping[str, Any]) -> Voices | None:
+        """The voices of a bundle's recipe; None where its info names no file beside recipes/."""
+        name = info.get("provenance", {}).get("voices_file")
+        if not name or Path(name).name != name or not (VOICES / name).is_file():
+            return None
         return cls.load(VOICES / name)
 
     def speaker(self, name: str) -> Speaker:
@@ -292,6 +300,7 @@ def _default_voices() -> Voices:
 _FORMS = {
     "languages": "give `language: espeak-ng voice` pairs",
     "vocoder": "give a list of voices",
+    "unseen": "give a list of {language: voice}",
     "training": "give `name: {variant, rate, pitch}` or `name: {kokoro: ...}` entries",
     "speaker": f"give {{variant, rate, pitch}}, or one of the keys {', '.join(FAMILIES[1:])}",
 }
@@ -322,8 +331,23 @@ def _parse(data: Any, folder: Path) -> Voices:
             raise ValueError(
                 f"training.{name} is of the family {speaker.family}, which is held out: move it to held_out"
             )
+    _check_unseen(voices)
     models = None if voices.models is None else folder / voices.models.expanduser()
     return dataclasses.replace(voices, models=models)
+
+
+def _check_unseen(voices: Voices) -> None:
+    """Raise ValueError where `unseen` names no voice for a language, an unknown one, or one of another entry too."""
+    used: set[str] = set()
+    for number, names in enumerate(voices.unseen, start=1):
+        if lacking := [language for language in voices.languages if language not in names]:
+            raise ValueError(f"unseen: entry {number} has no voice for {lacking[0]}: name one")
+        for name in names.values():
+            if name not in voices.training and name not in voices.held_out:
+                raise ValueError(f"unseen: {name} is neither a training nor a held-out voice: describe it in held_out")
+            if name in used:
+                raise ValueError(f"unseen: {name} is in two entries: an ending in another voice needs others")
+        used |= set(names.values())
 
 
 def _message(errors: list[ErrorDetails]) -> str:

@@ -106,6 +106,13 @@ def test_a_users_voices_need_little(tmp_path: Path) -> None:
         (f"training:\n  {BASILE}\nheld_out:\n  {BASILE}", "basile is both"),
         (f"reference: zoe\ntraining:\n  {BASILE}", "zoe must be one of the training voices"),
         (f"languages: [en]\ntraining:\n  {BASILE}", "languages: give"),
+        (f"training:\n  {BASILE}\nunseen: basile", "unseen: give"),
+        (f"training:\n  {BASILE}\nunseen: [{{en: zoe}}]", "unseen: zoe is neither"),
+        (
+            f"languages: {{en: en, fr: fr}}\ntraining:\n  {BASILE}\nunseen: [{{en: basile}}]",
+            "entry 1 has no voice for fr",
+        ),
+        (f"training:\n  {BASILE}\nunseen: [{{en: basile}}, {{en: basile}}]", "unseen: basile is in two entries"),
     ],
 )
 def test_a_wrong_voices_file_is_mended_from_one_line(tmp_path: Path, text: str, message: str) -> None:

@@ -8,9 +8,10 @@ together, and the ending given the prompt minus the ending alone. Ties count one
 pairs of mirrored items. The control scores endings alone, without any context: on mirrored items it stands at chance, 50 %,
 whatever the model.
 
-Voices. By default every item is spoken twice: by a voice that no training heard (*unseen*, the headline) and by a voice
-that the language model heard (*seen*; the bundle's provenance names them), drawn for each pair of mirrored items. Endings
-are in the prompt's voice (*same*); in the first group also in another of its voices (*different*). Items that are
+Voices. By default every item is spoken twice: by a voice that the language model did not hear (*unseen*, the headline) and
+by one that it heard (*seen*; the bundle's provenance names them), drawn for each pair of mirrored items. Unseen voices are
+the held-out ones, or those that the voices file of the bundle's recipe names under `unseen`: a voice for each language.
+Endings are in the prompt's voice (*same*); in the first group also in another of its voices (*different*). Items that are
 recordings are a group of their own (*recorded*).
 
 Cost, one core: about 7 ms a distinct sentence and voice, once; scoring 1,871 items of each kind with the shipped model
@@ -42,7 +43,7 @@ from train.evaluate.cloze.protocol import (
 )
 from train.evaluate.cloze.report import markdown_page
 from train.evaluate.cloze.results import Cell, Choice, results_of
-from train.evaluate.cloze.voice_groups import Speakers, named, voice_groups
+from train.evaluate.cloze.voice_groups import Speakers, named, panel_of, trained_among, voice_groups
 from train.evaluate.scorable import Scorable
 from train.evaluate.spoken_items import Request, SpokenUnits
 from train.speech.voices import Voices
@@ -93,20 +94,21 @@ def evaluate_cloze(
     cache: Path | None = None,
     audio_root: Path = Path("."),
     workers: int = 1,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Score cloze items with a bundle's encoder, vocabulary and language model; write and return the results.
 
     items: mappings or dataclasses of the form {"id", "kind", "context": {lang: [sentences]}, "right": {lang: sentence},
     "wrong": ...}; any sentence may be {"audio": path} (relative to `audio_root`). voices: language -> the one voice that
-    speaks it, instead of the groups. panel: the voices there are; by default the project's own, or the recipe's where only
-    these have `voices`. out: receives results.json, cloze.md and scores.jsonl. cache: folder of the spoken units (default:
+    speaks it, instead of the groups. panel: the voices there are; by default those of `panel_of`. seed: of the drawing of
+    voices. out: receives results.json, cloze.md and scores.jsonl. cache: folder of the spoken units (default:
     out/speech). What cannot be used is listed in results["problems"] and left out of the cells concerned only, whose
     "left_out" counts it. Raises TresseError where nothing can be scored.
     """
     checked = to_items(items)
-    panel = panel or Voices.of(bundle.info, bundle.languages, (voices or {}).values())
+    panel = panel or panel_of(bundle, voices)
     speakers = voice_groups(bundle, panel, voices, groups)
-    asked = _ask(checked, bundle.languages, speakers)
+    asked = _ask(checked, bundle.languages, speakers, seed)
     spoken = SpokenUnits(
         bundle.units,
         panel,
@@ -122,6 +124,7 @@ def evaluate_cloze(
         raise TresseError(f"no cloze item can be scored; the first problem: item {first[0]}: {first[3]}")
     results = results_of(checked, bundle.languages, named(speakers), choices, left_out)
     results["protocol"]["tags"] = bundle.vocabulary.tags
+    results["protocol"]["trained"] = trained_among(speakers.get(UNSEEN, ()), panel)
     results["problems"] = [
         dict(zip(("id", "language", "entry", "problem"), problem, strict=True)) for problem in problems
     ]
@@ -133,7 +136,9 @@ def evaluate_cloze(
     return results
 
 
-def _ask(items: list[Item], languages: Sequence[str], speakers: Mapping[str, Sequence[Speakers]]) -> list[_Asked]:
+def _ask(
+    items: list[Item], languages: Sequence[str], speakers: Mapping[str, Sequence[Speakers]], seed: int = 0
+) -> list[_Asked]:
     """Every item in every voice group that it is spoken in; recordings in their own."""
     asked = [
         _Asked(item, RECORDED, dict.fromkeys(languages, ""), {SAME: dict.fromkeys(languages, "")})
@@ -144,10 +149,10 @@ def _ask(items: list[Item], languages: Sequence[str], speakers: Mapping[str, Seq
         for item in items:
             if item.recorded:
                 continue
-            own = item.draw(choices)
+            own = item.draw(choices, seed=seed)
             endings: dict[str, Speakers] = {SAME: own}
             if len(choices) > 1 and group == next(iter(speakers)):
-                endings[DIFFERENT] = item.draw(choices, shift=1)
+                endings[DIFFERENT] = item.draw(choices, shift=1, seed=seed)
             asked.append(_Asked(item, group, own, endings))
     return asked
 

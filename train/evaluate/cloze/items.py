@@ -17,6 +17,7 @@ from slm.errors import TresseError
 from train.evaluate.spoken_items import is_recording
 from train.stories.cloze_items import BENCHMARK_ITEMS, handwritten_topics, make_items, read_handwritten, read_items
 from train.stories.data import LANGUAGES
+from train.stories.grammar import rng_for
 from train.stories.written_cloze import written_items
 from train.tools.texts import plain_entry
 
@@ -73,9 +74,10 @@ class Item:
             recorded=bool(entries) and all(map(is_recording, entries)),
         )
 
-    def draw(self, choices: Sequence[Drawn], shift: int = 0) -> Drawn:
-        """One of the choices, the same for mirrored items, whatever other items there are."""
-        return choices[(int(self.pair, 16) + shift) % len(choices)]
+    def draw(self, choices: Sequence[Drawn], shift: int = 0, seed: int = 0) -> Drawn:
+        """One of the choices, the same for mirrored items and a seed, whatever other items there are."""
+        number = rng_for("voices", seed, self.pair).getrandbits(64) if seed else int(self.pair, 16)
+        return choices[(number + shift) % len(choices)]
 
 
 def _one_form(by_language: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,6 +124,11 @@ def load_items(
     if not path.exists():
         raise TresseError(f"there are no items at {path}: give a .jsonl file or one of {', '.join(SPLITS)}")
     return list(read_items(path)), path.parent
+
+
+def learnt_written(provenance: Mapping[str, Any]) -> bool:
+    """Whether a bundle's provenance names written stories among the texts that its language model was trained on."""
+    return WRITTEN in provenance.get("texts", {})
 
 
 def items_for(languages: Sequence[str], count: int, seed: int = BENCHMARK_SEED) -> list[Any]:

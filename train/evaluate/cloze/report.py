@@ -10,7 +10,7 @@ from train.evaluate.metrics import ACCURACY
 
 GROUPS = {
     CHOSEN: "chosen voices",
-    UNSEEN: "voices no training heard",
+    UNSEEN: "unseen voices",
     SEEN: "training voices",
     RECORDED: "recordings",
 }
@@ -83,7 +83,7 @@ def markdown_page(results: Mapping[str, Any]) -> str:
     page = [
         "# Cloze",
         "",
-        f"{results['items']} items. {_voices(results['voices'])} Chance is 50 %.",
+        f"{results['items']} items. {_voices(results['voices'])}{_trained(results['protocol'])} Chance is 50 %.",
         "",
         "An item is a story's context and two endings, spoken sentence by sentence; a cell names the language of the",
         f"context and that of the endings. {given}",
@@ -155,6 +155,12 @@ def comparison_page(comparison: Mapping[str, Any]) -> str:
             f"{comparison['unmatched']} scores of one system have no counterpart in the other and are left out.",
         ]
     return "\n".join(page) + "\n"
+
+
+def _trained(protocol: Mapping[str, Any]) -> str:
+    """What is to be known of unseen voices that are training voices."""
+    names = ", ".join(protocol.get("trained", []))
+    return f" Of the unseen voices the unit encoder has heard {names}; the language model has not." if names else ""
 
 
 def _voices(voices: Mapping[str, Any]) -> str:
