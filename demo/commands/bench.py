@@ -122,11 +122,22 @@ def loader_command(
     _show(run_bench(units, processes, gpu), table)
 
 
-def prepare_command() -> None:
-    """Hours of speech an hour for synthesis, encoding and writing of a corpus."""
-    from train.bench.prepare import run_bench, table
+def prepare_command(
+    units: Annotated[
+        str | None,
+        typer.Option(help="Measure the encoder of this bundle, or folder of units, alone.", show_default=False),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="With --units: speech that is encoded, in s.", min=1)] = 60.0,
+) -> None:
+    """Hours of speech an hour for synthesis, encoding and writing of a corpus; or for one unit encoder."""
+    no_telemetry()
+    from train.bench.prepare import encoder_table, run_bench, run_encoder_bench, table
+    from train.recipe import find_part
 
-    _show(run_bench(), table)
+    if units is None:
+        _show(run_bench(), table)
+    else:
+        _show(run_encoder_bench(find_part(units, "units", "--units"), seconds), encoder_table)
 
 
 def _show(result: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> None:

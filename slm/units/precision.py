@@ -1,8 +1,7 @@
 """The nearest entries of a codebook, where float32 computes first and float64 decides.
 
-The vectors of float32 are wrong by a little, and a unit by that only where two entries are about equally near: by the
-triangle inequality a vector that is wrong by e has the same nearest entry wherever the next one is more than
-2 e further away. A clip with a frame in which it is less than DOUBT further is computed again in float64.
+The vectors of float32 are wrong by a little, and a unit by that only where a vector lies about as near to a border between
+entries. A clip with a frame that is less than DOUBT from one is computed again in float64.
 """
 
 from __future__ import annotations
@@ -15,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DOUBT = 4e-5
-"""Of the distances to the two nearest entries, the least difference that float32 decides, as a share of the largest norm of
-the clip's vectors: more than 10 times what float32 was wrong in it with networks of the true size (`slm.units.mimi`,
+DOUBT = 2e-5
+"""From the nearest border between entries, the least distance at which float32 decides, as a share of the largest norm of
+the clip's vectors: more than 10 times the error of float32 with networks of the true size (`slm.units.mimi`,
 `slm.units.hubert`), and 4 times or more with small random ones (tested)."""
+NEXT = 8
+"""Entries, by distance, whose borders are computed; of all others it is known how far they are at least."""
 _LOCK = threading.RLock()
 
 Compute = Callable[[torch.dtype, Sequence[int]], Tensor]
@@ -42,15 +43,22 @@ def decided(compute: Compute, entries_KD: Tensor, counts: Sequence[int]) -> np.n
 
 
 def nearest(vectors_BTD: Tensor, entries_KD: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest entry of each vector, int64 [B, T], and how much further the next one is, float64 [B, T]."""
+    """The nearest entry of each vector, int64 [B, T], and how far the vector can move at least until another one is nearer,
+    float64 [B, T].
+
+    With distances d to the nearest entry and e to another, the plane between them is (e^2 - d^2) / 2 over their distance
+    from each other away, and so (e - d) / 2 at least.
+    """
     flat, shape = vectors_BTD.flatten(0, 1), vectors_BTD.shape[:2]
-    distances = torch.cdist(flat, entries_KD, compute_mode="donot_use_mm_for_euclid_dist")
-    units = distances.argmin(-1)
-    if len(entries_KD) == 1:
-        leads = torch.full_like(distances[:, 0], torch.inf)
-    else:
-        two = distances.topk(2, largest=False).values
-        leads = two[:, 1] - two[:, 0]
+    distances_NK = torch.cdist(flat, entries_KD, compute_mode="donot_use_mm_for_euclid_dist")
+    near = distances_NK.topk(min(NEXT, len(entries_KD)), largest=False)
+    first, others = near.values[:, :1], near.values[:, 1:]
+    apart = (entries_KD[near.indices[:, 1:]] - entries_KD[near.indices[:, :1]]).norm(dim=-1)
+    borders = [(others.square() - first.square()) / (2 * apart)]  # no number for two entries that are the same
+    if len(entries_KD) > NEXT:
+        borders.append((others[:, -1:] - first) / 2)
+    leads = torch.cat([torch.full_like(first, torch.inf), *borders], 1).amin(1)
+    units = distances_NK.argmin(-1)
     return units.unflatten(0, shape).cpu().numpy(), leads.unflatten(0, shape).cpu().numpy()
 
 

@@ -4,17 +4,26 @@ One process, one thread: a preparation runs one such process a core. On a CPU th
 what else the machine does hardly counts. Everything is timed on the same stories, told in several
 wordings by one voice each, as a recipe would have them. The goal: encoding and writing of ready audio together at 100
 times real time or better per core.
+
+Of any unit encoder alone: hours of speech encoded an hour of one core, beside the plain way, which is float64 and one clip
+at a time, in the same process.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
+from slm.audio import resample
+from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, load_encoder
 from train.corpus.encoding import batches, encode_all, speak_and_encode, speak_request
 from train.corpus.preparation import write_rows
@@ -134,6 +143,78 @@ def table(result: dict[str, Any]) -> str:
     lines += [f"{name}: {times:.2f}x faster" for name, times in result["speedup"].items()]
     lines.append(f"{result['stories']} stories, {result['sentences']} sentences, {result['spoken']} of them distinct")
     return "\n".join(lines)
+
+
+def bench_encoder(encoder: UnitEncoder, speech: list[np.ndarray], repeats: int = 2) -> dict[str, Any]:
+    """Time an encoder on clips of speech, float32 [samples] at its own rate, by batches and the plain way; on one thread.
+
+    Returns what `tresse bench prepare --units` prints as JSON; equal: clips that have the same units both ways, all of them
+    where the encoder is right. Raises TresseError for an encoder that cannot compute in float64 alone.
+    """
+    exactly = getattr(encoder, "encode_exactly", None)
+    if exactly is None:
+        raise TresseError(
+            "this encoder has no plain way to compare with: give one of type conv, attention, mimi or hubert"
+        )
+    clips = dict(enumerate(speech))
+    groups = list(batches(clips, encoder))
+    best = _timer(str(getattr(encoder, "device", "cpu")))
+
+    def by_batches() -> dict[int, Units]:
+        return {
+            key: units
+            for group in groups
+            for key, units in zip(group, encoder.encode_batch([clips[key] for key in group]), strict=True)
+        }
+
+    with one_thread():
+        encoder.encode_batch(speech[:1])  # loads what is loaded once
+        exactly(speech[0])
+        fast, units = best(repeats, by_batches)
+        plain, expected = best(1, lambda: {key: exactly(clip) for key, clip in clips.items()})
+    seconds = sum(map(len, speech)) / encoder.sample_rate
+    ways = {"float32 first, in batches": Stage(fast, seconds), "float64, clip by clip": Stage(plain, seconds)}
+    return {
+        "hours_per_core_hour": {name: round(stage.rate, 2) for name, stage in ways.items()},
+        "ratio": round(plain / max(1e-9, fast), 2),
+        "equal": sum(np.array_equal(units[key].frames(), expected[key].frames()) for key in clips),
+        "clips": len(clips),
+        "speech_seconds": round(seconds, 1),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+def encoder_table(result: dict[str, Any]) -> str:
+    """The result of `bench_encoder` for people."""
+    lines = [f"{'way':<28}{'hours of speech a core-hour':>30}"]
+    lines += [f"{name:<28}{rate:>30,.2f}" for name, rate in result["hours_per_core_hour"].items()]
+    lines += [
+        f"{result['ratio']:.2f} times as fast; {result['equal']} of {result['clips']} clips have the same units",
+        f"{result['speech_seconds']:.0f} s of speech, one thread, the machine's load {result['load']:g}",
+    ]
+    return "\n".join(lines)
+
+
+def run_encoder_bench(folder: Path, seconds: float = 60.0) -> dict[str, Any]:
+    """`bench_encoder` as the command line runs it: of the encoder in a folder, on s of generated stories, by all training
+    voices in turn."""
+    from train.speech.voices import Voices, speak
+    from train.stories.grammar import generate_stories
+
+    encoder, voices = load_encoder(folder), Voices.load()
+    sentences = (
+        (text, language)
+        for story in generate_stories(0, 10_000)
+        for language, texts in story.sentences.items()
+        for text in texts
+    )
+    speech: list[np.ndarray] = []
+    for (text, language), name in zip(sentences, cycle(voices.training), strict=False):
+        waveform = speak(text, language, voices.speaker(name), voices)
+        speech.append(resample(waveform, SAMPLE_RATE, encoder.sample_rate))
+        if sum(map(len, speech)) >= seconds * encoder.sample_rate:
+            break
+    return bench_encoder(encoder, speech)
 
 
 def run_bench(stories: int = 64, cycle: int = 64, encoder_folder: Path | None = None) -> dict[str, Any]:
