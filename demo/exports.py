@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ FORMS = {
     "html": "text/html; charset=utf-8",
 }
 """Their media types."""
+WORDS = 10
+"""Of a title that a file's name holds, with the first."""
 WRITTEN = ("srt", "vtt", "html")
 """Those that hold transcripts."""
 
@@ -34,8 +38,15 @@ class Export:
     name: str
 
 
-def export(conversation: Conversation, bundle: Bundle, form: str, interface: str = "en") -> Export:
-    """The story in a form of FORMS; interface: the language of what is no transcript in it.
+def file_name(title: str) -> str:
+    """A file's name without its ending: "tresse" and the words of a title, in ASCII letters and digits."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    return "-".join(["tresse", *re.findall("[a-z0-9]+", plain.replace("'", ""))][:WORDS])
+
+
+def export(conversation: Conversation, bundle: Bundle, form: str, interface: str = "en", title: str = "") -> Export:
+    """The story in a form of FORMS; interface: the language of what is no transcript in it; title: "" for that of its
+    transcripts.
 
     Raises TresseError for another form, an empty story, or subtitles of a story without transcripts.
     """
@@ -49,7 +60,8 @@ def export(conversation: Conversation, bundle: Bundle, form: str, interface: str
         texts = keepsake.read_texts(interface)
         data = subtitles.vtt(conversation, texts["you"], texts["model"]).encode()
     elif form == "html":
-        data = keepsake.page(conversation, interface).encode()
+        data = keepsake.page(conversation, interface, title).encode()
     else:
         raise TresseError(f"a story comes as {', '.join(FORMS)}, not as {form}")
-    return Export(data, FORMS[form], f"tresse-story.{form}")
+    name = file_name(title if title.strip() else keepsake.title(conversation) or "")
+    return Export(data, FORMS[form], f"{name if name != 'tresse' else 'tresse-story'}.{form}")

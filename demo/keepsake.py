@@ -41,23 +41,27 @@ h2 {{ font-size: 1rem; margin: 0; }}
 .soft {{ color: var(--soft); font-size: 0.9rem; font-weight: 400; }}
 p {{ margin: 8px 0; overflow-wrap: anywhere; }}
 audio {{ width: 100%; }}
-@media print {{ audio {{ display: none; }} body {{ max-width: none; }} article {{ margin: 0 0 8px; }} }}
+button {{ font: inherit; color: inherit; min-height: 44px; padding: 4px 16px; border: 1px solid var(--soft);
+  border-radius: 999px; background: none; cursor: pointer; }}
+@media print {{ audio, button {{ display: none; }} body {{ max-width: none; }} article {{ margin: 0 0 8px; }} }}
 </style>
 </head>
 <body>
 <main>
 <h1>{title}</h1>
+<button type="button">{print}</button>
 <ol>
 {turns}
 </ol>
-</main>
 <p class="soft">{note}</p>
+</main>
 <script>
 for (const badge of document.querySelectorAll(".language")) {{
   const names = new Intl.DisplayNames([document.documentElement.lang], {{ type: "language" }});
   try {{ badge.textContent = names.of(badge.dataset.code); }} catch {{ /* the code stays */ }}
 }}
 const parts = [...document.querySelectorAll("article:not(.other) audio")];
+document.querySelector("button").addEventListener("click", () => window.print());
 parts.forEach((part, k) => part.addEventListener("ended", () => parts[k + 1]?.play()));
 </script>
 </body>
@@ -84,8 +88,9 @@ def title(conversation: Conversation) -> str | None:
     return None
 
 
-def page(conversation: Conversation, interface: str = "en") -> str:
-    """The file; interface: the language of what is not transcript, one of `web/texts.*.json`, else English.
+def page(conversation: Conversation, interface: str = "en", named: str = "") -> str:
+    """The file; interface: the language of what is not transcript, one of `web/texts.*.json`, else English; named: its
+    title, "" for that of its transcripts.
 
     Raises TresseError for an empty story.
     """
@@ -104,7 +109,8 @@ def page(conversation: Conversation, interface: str = "en") -> str:
         turns.append("<li>\n" + "\n".join(articles) + "\n</li>")
     return PAGE.format(
         interface=escape(texts["kept.language"]),
-        title=escape(title(conversation) or texts["kept.untitled"]),
+        title=escape(" ".join(named.split()) or title(conversation) or texts["kept.untitled"]),
+        print=escape(texts["kept.print"]),
         turns="\n".join(turns),
         note=escape(texts["kept.note"]),
     )

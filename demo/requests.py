@@ -139,10 +139,11 @@ class Sound(_Asked):
 
 
 class Story(_Asked):
-    """The form of a story, one of `demo.exports.FORMS`, and the language of the page."""
+    """The form of a story, one of `demo.exports.FORMS`, the language of the page, and the story's title, "" for its own."""
 
     form: Literal["wav", "flac", "zip", "srt", "vtt", "html"] = "wav"
     interface: Text = "en"
+    title: Text = ""
 
 
 class UploadedFile(_Asked):

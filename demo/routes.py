@@ -160,7 +160,7 @@ class Pages:
         """The whole story, in one of `demo.exports.FORMS`."""
         session, asked = self._session(request), read(Story, dict(request.query_params))
         story, bundle = session.conversation, self.service.bundle
-        made = await asyncio.to_thread(export, story, bundle, asked.form, asked.interface)
+        made = await asyncio.to_thread(export, story, bundle, asked.form, asked.interface, asked.title)
         return _download(made.data, made.media_type, made.name)
 
     async def plot(self, request: Request) -> Response:

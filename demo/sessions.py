@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel
 
-from demo import messages, recordings
+from demo import keepsake, messages, recordings
 from demo.anticipation import Anticipated, Asked, ReadPrompt
 from demo.conversation import Conversation, Settings, Speaking, Turn
 from demo.microphone import Microphone
@@ -123,7 +123,8 @@ class Session:
     def tell_story(self) -> None:
         """All turns, and how much of the context they take."""
         rate, turns = self.service.bundle.sample_rate, enumerate(self.conversation.turns)
-        self.tell("story", turns=[messages.whole_turn(turn, number, rate) for number, turn in turns])
+        told = [messages.whole_turn(turn, number, rate) for number, turn in turns]
+        self.tell("story", turns=told, title=keepsake.title(self.conversation))
         self.tell_context()
 
     def tell_context(self) -> None:
@@ -381,7 +382,8 @@ class Session:
             elif int(part) < len(turn.replies):
                 turn.replies[int(part)].written = words.segments
             key = messages.reply_key(number, part)
-            self.tell("transcript", text=words.text, complete=words.complete, **key)
+            title = keepsake.title(self.conversation)
+            self.tell("transcript", text=words.text, complete=words.complete, title=title, **key)
 
         return report
 

@@ -6,6 +6,7 @@
 import { Awake } from "./awake.js";
 import { Braid } from "./braid.js";
 import { FirstMinute } from "./firstminute.js";
+import { Keeping } from "./keeping.js";
 import { Link } from "./link.js";
 import { Player } from "./player.js";
 import { recordingsPage } from "./recordings.js";
@@ -42,6 +43,7 @@ export async function start(element, props) {
     prompt,
   });
   const live = new Strip($(".strip.live"), props.frame_rate, props.languages);
+  const keeping = new Keeping(root, props, link, say);
   const first = new FirstMinute(root, props, link, player, talking, { hush, say });
   const awake = new Awake();
   const touched = matchMedia("(max-width: 640px), (pointer: coarse)");
@@ -96,7 +98,7 @@ export async function start(element, props) {
       $(".beginning").hidden = !story.empty;
       $(".beginnings").open = story.empty || strange;
     }
-    $(".story-bar").hidden = story.empty;
+    $(".story-bar").hidden = $(".story-title").hidden = story.empty;
     for (const name of [".again", ".undo"]) $(name).disabled = Boolean(talking.turn);
     if (context) {
       $(".meter span").style.width = `${Math.min(100, (100 * context.used) / context.limit)}%`;
@@ -121,7 +123,7 @@ export async function start(element, props) {
       if (!m.resumed) working = m.working;
       link.set(controls.read());
       talking.back();
-      offerDownloads();
+      keeping.show();
     } else if (m.type === "lost") {
       connected = false;
       talking.lost();
@@ -129,6 +131,7 @@ export async function start(element, props) {
       player.silence();
       discarded = new Set();
       story.show(m.turns);
+      keeping.tell(m.title);
       strange = m.turns.at(-1)?.in_domain === false;
     } else if (m.type === "context") context = m;
     else if (m.type === "speech") bargeIn();
@@ -163,7 +166,10 @@ export async function start(element, props) {
     } else if (m.type === "done") story.done(m);
     else if (m.type === "transcript") {
       if (m.turn === null) showWords(m.text);
-      else story.transcript(m.turn, m.part, m.text);
+      else {
+        story.transcript(m.turn, m.part, m.text);
+        keeping.tell(m.title);
+      }
     } else if (m.type === "saved") story.turns[m.turn]?.item.setAttribute("data-saved", m.name);
     else if (m.type === "problem") {
       message = m;
@@ -173,13 +179,6 @@ export async function start(element, props) {
       talking.unheard();
     } else if (m.type === "idle") working = false;
     show();
-  }
-
-  function offerDownloads() {
-    for (const a of root.querySelectorAll(".downloads a")) {
-      a.href = link.url("story", { form: a.dataset.form, interface: document.documentElement.lang });
-      a.hidden = ["srt", "vtt"].includes(a.dataset.form) && !props.transcripts;
-    }
   }
 
   function showLive(on) {
@@ -237,6 +236,7 @@ export async function start(element, props) {
     hush();
     player.silence();
     message = null;
+    if (action === "new" || (action === "undo" && story.turns.length === 1)) keeping.write("");
     if (action === "again") {
       ended = performance.now();
       working = true;
@@ -310,7 +310,6 @@ export async function start(element, props) {
   const controls = new Controls($("#panel-talk"), props, (values) => connected && link.set(values));
   onChange(() => {
     fill(root);
-    offerDownloads();
     for (const choice of $(".interface").children) choice.setAttribute("aria-pressed", String(choice.lang === document.documentElement.lang));
     story.relabel();
     first.show();

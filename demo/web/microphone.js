@@ -86,7 +86,8 @@ export class Microphone {
     this.node.port.onmessage = ({ data }) => {
       this.latest = performance.now();
       this.level = data.samples.reduce((top, sample) => Math.max(top, Math.abs(sample)), 0) / 32768;
-      this.meter.push(this.level);
+      const power = data.samples.reduce((sum, sample) => sum + (sample / 32768) ** 2, 0) / Math.max(1, data.samples.length);
+      this.meter.push(this.level, power);
       this.onPiece?.(data.samples);
       if (data.last) this.flushed?.();
     };

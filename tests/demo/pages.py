@@ -161,6 +161,7 @@ class visits:
         self,
         url: str,
         width: int = 1200,
+        height: int = 900,
         scheme: str = "light",
         locale: str = "en-GB",
         script: str = "",
@@ -168,7 +169,7 @@ class visits:
     ) -> Visitor:
         permissions = options.pop("permissions", ["microphone"])
         context = self.browser.new_context(
-            viewport={"width": width, "height": 900},
+            viewport={"width": width, "height": height},
             color_scheme=scheme,
             locale=locale,
             permissions=permissions,

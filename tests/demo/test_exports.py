@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from demo import archive, keepsake, subtitles
 from demo.app import start
 from demo.conversation import Conversation, Reply, Settings, Turn
-from demo.exports import FORMS, export
+from demo.exports import FORMS, export, file_name
 from demo.programs import Programs
 from demo.requests import Story
 from demo.service import Service
@@ -132,6 +132,11 @@ def test_the_title_is_the_first_sentence(words: str, expected: str | None) -> No
     assert keepsake.title(later) == expected
 
 
+@given(st.text(max_size=100))
+def test_a_file_s_name_is_safe_whatever_the_title(title: str) -> None:
+    assert re.fullmatch("tresse(-[a-z0-9]+){0,9}", file_name(title))
+
+
 @dataclass
 class Read(HTMLParser):
     """What a page holds: its elements and its text."""
@@ -218,7 +223,13 @@ def test_page_and_programs_reach_every_form(tmp_path: Path, monkeypatch: pytest.
         for form, media_type in FORMS.items():
             answer = talker.get("story", form=form, interface="fr")
             assert answer.headers["content-type"] == media_type
-            assert f"tresse-story.{form}" in answer.headers["content-disposition"]
+            assert f'"tresse-1-0.{form}"' in answer.headers["content-disposition"]
+            answer = talker.get("story", form=form, title="Où est\n le <chat> ?")
+            assert f'"tresse-ou-est-le-chat.{form}"' in answer.headers["content-disposition"]
+        assert (
+            "<title>Où est le &lt;chat&gt; ?</title>"
+            in talker.get("story", form="html", title="Où est le <chat> ?").text
+        )
         assert "<h2>Vous" in talker.get("story", form="html", interface="fr").text
         assert "- 1.0\n" in talker.get("story", form="srt").text
         talker.close()

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -30,10 +31,29 @@ AudioContext.prototype.createMediaStreamSource = function (stream) {
   const source = make.call(this, stream);
   window.gain = new GainNode(this, { gain: window.loudness ?? 1 });
   source.connect(window.gain);
-  return window.gain;
+  const noise = this.createBuffer(1, this.sampleRate, this.sampleRate);
+  noise.copyToChannel(Float32Array.from({ length: noise.length }, () => 2 * Math.random() - 1), 0);
+  window.noise = new GainNode(this, { gain: window.noisiness ?? 0 });
+  const hiss = new AudioBufferSourceNode(this, { buffer: noise, loop: true });
+  hiss.connect(window.noise);
+  hiss.start();
+  const both = new GainNode(this);
+  window.gain.connect(both);
+  window.noise.connect(both);
+  return both;
+};
+window.sounds = (loudness, noisiness) => {
+  Object.assign(window, { loudness, noisiness });
+  if (window.gain) [window.gain.gain.value, window.noise.gain.value] = [loudness, noisiness];
 };
 """
 PHONE = {"width": 390, "has_touch": True, "is_mobile": True}
+HANDHELD = {
+    "phone": PHONE,
+    "lying": {**PHONE, "width": 844, "height": 390},
+    "tablet": {**PHONE, "width": 820, "height": 1180},
+    "desktop": {},
+}
 LOCKED = """
 window.contexts = [];
 window.AudioContext = class extends AudioContext {
@@ -118,12 +138,14 @@ def test_a_newcomer_hears_an_example_and_learns_how_the_voice_comes_through(
     visitor.wait_for("idle")
     assert sounding_seconds(visitor.heard()[1].reshape(-1), 16000) > 2.0  # of both, with the pauses in them
     advice = page.locator(".voice-result")
-    for gain, now, words in (
-        (1.0, "", "You come through well"),
-        (0.003, "Hardly anything is heard", "You are very quiet"),
-        (60.0, "Too loud for the microphone", "You are too loud"),
+    for gain, noise, now, words in (
+        (1.0, 0.0, "", "You come through well"),
+        (1.0, 0.003, "", "You come through well"),
+        (0.003, 0.0, "Hardly anything is heard", "You are very quiet"),
+        (60.0, 0.0, "Too loud for the microphone", "You are too loud"),
+        (1.0, 0.08, "much noise", ""),  # the check may find no silence in this buzz to compare it with
     ):
-        page.evaluate("gain => { window.loudness = gain; if (window.gain) window.gain.gain.value = gain; }", gain)
+        page.evaluate("values => window.sounds(...values)", [gain, noise])
         page.locator(".check-voice").click()
         page.locator(".level").wait_for()
         advice.wait_for(state="hidden")
@@ -153,12 +175,21 @@ def test_a_newcomer_hears_an_example_and_learns_how_the_voice_comes_through(
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("locale", "scheme", "phone"), [("en-GB", "light", True), ("fr-FR", "dark", True),
-                                                         ("en-GB", "dark", False), ("fr-FR", "light", False)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("locale", "scheme", "device"),
+    [
+        ("en-GB", "light", "phone"),
+        ("fr-FR", "dark", "phone"),
+        ("fr-FR", "light", "lying"),
+        ("en-GB", "dark", "tablet"),
+        ("en-GB", "dark", "desktop"),
+        ("fr-FR", "light", "desktop"),
+    ],
+)
 def test_everybody_can_use_the_page_and_a_thumb_is_enough(
-    measured: str, visit: Visit, tmp_path: Path, locale: str, scheme: str, phone: bool
+    measured: str, visit: Visit, tmp_path: Path, locale: str, scheme: str, device: str
 ) -> None:
-    visitor = visit(measured, locale=locale, scheme=scheme, **(PHONE if phone else {}))
+    visitor = visit(measured, locale=locale, scheme=scheme, **HANDHELD[device])
     page = visitor.page
     page.locator(".hear-dialogue").click()
     page.locator(".dialogue li").nth(1).wait_for()
@@ -173,14 +204,17 @@ def test_everybody_can_use_the_page_and_a_thumb_is_enough(
     visitor.wait_replies(3)
     page.locator(".settings summary").click()
     assert violations(visitor) == []
-    if phone:
+    if device != "desktop":
+        height = page.viewport_size["height"]
         assert [target for target in page.evaluate(TARGETS) if min(target[1:]) < 44] == []
         assert page.evaluate(HIDDEN_FOCUS) == []
+        assert page.locator(".dock").bounding_box()["height"] < 0.2 * height
         for at in (0, 600):  # wherever one has scrolled to
             page.evaluate("at => window.scrollTo(0, at)", at)
-            box = page.locator(".press").bounding_box()
-            assert 0.75 * 900 < box["y"] + box["height"] <= 900
-            assert box["height"] >= 44
+            for name in (".press", ".free"):
+                box = page.locator(name).bounding_box()
+                assert 0.75 * height < box["y"] + box["height"] <= height
+                assert box["height"] >= 44
         assert visitor.width_overflow() <= 0
     page.locator("#tab-results").click()
     page.locator("#panel-results table").first.wait_for()
@@ -214,6 +248,27 @@ def test_a_screen_that_was_locked_costs_nothing_and_stays_on_while_somebody_talk
     assert page.evaluate("window.contexts.length") == 2  # the microphone was not opened anew
     page.locator(".free").click()
     page.wait_for_function("window.awake() === 0")
+
+
+@pytest.mark.browser
+def test_a_browser_finds_nothing_wrong_with_the_manifest_and_can_install_the_page(
+    fake: tuple[FakeBundle, str], visit: Visit
+) -> None:
+    page = visit(fake[1]).page
+    devtools = page.context.new_cdp_session(page)
+    told = devtools.send("Page.getAppManifest")
+    assert told["errors"] == []
+    assert told["url"] == f"{fake[1]}tresse/web/manifest.json"
+    manifest = json.loads(told["data"])
+    assert urljoin(told["url"], manifest["start_url"]) == fake[1]
+    assert {"192x192", "512x512"} <= {entry["sizes"] for entry in manifest["icons"]}
+    for entry in manifest["icons"]:
+        answer = page.request.get(urljoin(told["url"], entry["src"]))
+        assert (answer.status, answer.headers["content-type"]) == (200, entry["type"])
+        with Image.open(io.BytesIO(answer.body())) as image:
+            assert "x".join(map(str, image.size)) == entry["sizes"]
+    errors = devtools.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    assert {error["errorId"] for error in errors} <= {"in-incognito"}  # which the browser of the tests is
 
 
 # ---- the parts that need no browser ---------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import soundfile
 
 from demo import archive
 from demo.app import start
+from demo.exports import file_name
 from demo.routes import WEB
 from slm.audio import write_wav
 from slm.bundle import Bundle
@@ -175,7 +176,8 @@ def test_talking_with_the_shipped_bundle(browser: Any, bundle: Bundle, tmp_path:
             visitor.page.locator("#tab-results").click()
             assert visitor.page.locator("#panel-results tr").count() > 4
             visitor.page.locator("#tab-talk").click()
-            assert visitor.download("[data-form=zip]", tmp_path / "story.zip") == "tresse-story.zip"
+            title = visitor.page.locator(".story-title").input_value()
+            assert visitor.download("[data-form=zip]", tmp_path / "story.zip") == f"{file_name(title)}.zip"
             visitor.download(".reply .download", tmp_path / "reply.wav")
             turns = visitor.page.locator(".turn").count()
             again = archive.reproduce(bundle, tmp_path / "story.zip", turns).waveform
