@@ -12,11 +12,9 @@ clip's largest norm, and no unit was wrong.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +25,7 @@ from slm.audio import resample
 from slm.errors import TresseError
 from slm.schema import HubertUnits, regular
 from slm.units.hub import load_pretrained, locate, read_config, save_config
-from slm.units.precision import decided, nearest
+from slm.units.precision import Precisions, decided, nearest
 from slm.units.sequence import Units
 from slm.weights import check_finite
 
@@ -58,13 +56,13 @@ class HubertFeatures:
         for kernel, stride in reversed(list(zip(model.config.conv_kernel, model.config.conv_stride, strict=True))):
             self.receptive_field = (self.receptive_field - 1) * stride + kernel
         self.device = torch.device("cpu")
-        self._single: Any = None
+        self._model = Precisions(self.model)
 
     def to(self, device: torch.device | str) -> HubertFeatures:
         """Move the model."""
         self.device = torch.device(device)
         self.model.to(self.device)
-        self._single = None
+        self._model = Precisions(self.model)
         return self
 
     @torch.inference_mode()
@@ -79,14 +77,6 @@ class HubertFeatures:
         frames = -(-x.shape[1] // self.frame_samples)
         x = nn.functional.pad(x, (0, max(0, (frames - 1) * self.frame_samples + self.receptive_field - x.shape[1])))
         return self._model(precision)(x.to(precision)).last_hidden_state[:, :frames]
-
-    def _model(self, precision: torch.dtype) -> Any:
-        """The model in float64 or float32."""
-        if precision == torch.float64:
-            return self.model
-        if self._single is None:
-            self._single = copy.deepcopy(self.model).float()
-        return self._single
 
 
 class HubertUnitEncoder:

@@ -13,7 +13,6 @@ measured.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from slm.audio import resample
 from slm.errors import TresseError
 from slm.units.hub import load_pretrained, locate, read_config, save_config
-from slm.units.precision import decided, nearest
+from slm.units.precision import Precisions, decided, nearest
 from slm.units.sequence import Units
 
 CACHES = ("encoder_cache", "encoder_past_key_values", "padding_cache")
@@ -62,7 +61,7 @@ class MimiUnitEncoder:
         self.codebook_size = len(self.model.quantizer.centroids)
         self.frame_samples = round(self.sample_rate / self.frame_rate)
         self.device = torch.device("cpu")
-        self._single: Any = None
+        self._model = Precisions(self.model)
 
     @classmethod
     def from_pretrained(cls, source: str, collapse: bool = True) -> MimiUnitEncoder:
@@ -89,7 +88,7 @@ class MimiUnitEncoder:
         """Move the model; the units stay the same."""
         self.device = torch.device(device)
         self.model.to(self.device)
-        self._single = None
+        self._model = Precisions(self.model)
         return self
 
     def encode(self, waveform: np.ndarray, sample_rate: int) -> Units:
@@ -142,14 +141,6 @@ class MimiUnitEncoder:
         samples = torch.from_numpy(np.ascontiguousarray(samples_BS)).to(self.device, precision)
         output = self._model(precision).encode(samples[:, None], return_dict=True, **state)
         return output.audio_codes[:, 0].transpose(1, 2), output
-
-    def _model(self, precision: torch.dtype) -> Any:
-        """The model in float64 or float32."""
-        if precision == torch.float64:
-            return self.model
-        if self._single is None:
-            self._single = copy.deepcopy(self.model).float()
-        return self._single
 
 
 class MimiStream:

@@ -6,9 +6,11 @@ entries. A clip with a frame that is less than DOUBT from one is computed again 
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +62,22 @@ def nearest(vectors_BTD: Tensor, entries_KD: Tensor) -> tuple[np.ndarray, np.nda
     leads = torch.cat([torch.full_like(first, torch.inf), *borders], 1).amin(1)
     units = distances_NK.argmin(-1)
     return units.unflatten(0, shape).cpu().numpy(), leads.unflatten(0, shape).cpu().numpy()
+
+
+class Precisions:
+    """A model in float64, and in float32 once that is asked for. Made anew where the model moves."""
+
+    def __init__(self, model: Any) -> None:
+        self._exact = model
+        self._single: Any = None
+
+    def __call__(self, precision: torch.dtype) -> Any:
+        """The model in torch.float64 or torch.float32."""
+        if precision == torch.float64:
+            return self._exact
+        if self._single is None:
+            self._single = copy.deepcopy(self._exact).float()
+        return self._single
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -23,7 +24,7 @@ from slm.audio import resample
 from slm.errors import TresseError
 from slm.units import UnitEncoder, Units, load_encoder
 from slm.units.attention import log_mel
-from slm.units.causal import WINDOW, CausalUnitEncoder
+from slm.units.causal import WINDOW, CausalUnitEncoder, LogMel
 from train.corpus.channel import FILE, Channel, phones_of
 from train.evaluate.abx import abx_error, find_tokens
 from train.evaluate.units import Utterance, phone_agreement
@@ -147,8 +148,13 @@ def _shares(units: Units, codebook: int) -> np.ndarray:
     return np.sqrt(counts / max(1.0, counts.sum()))
 
 
+@cache
+def _front() -> LogMel:
+    return log_mel(MELS, SAMPLE_RATE)
+
+
 def _timbre(waveform: np.ndarray) -> np.ndarray:
-    front = log_mel(MELS, SAMPLE_RATE)
+    front = _front()
     samples = torch.from_numpy(np.pad(waveform, (0, max(0, WINDOW - len(waveform)))))
     frames = front.log(front.power(samples[None]))[0].numpy()
     return np.concatenate([frames.mean(0), frames.std(0)])
