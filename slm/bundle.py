@@ -36,6 +36,7 @@ from slm.scheduling import Scheduler
 from slm.schema import read_examples, read_info, read_model_config
 from slm.settings import ReplySettings
 from slm.speaking import SENTENCE_PAUSE, Chunk, ReplySpeaker
+from slm.topics import Topics
 from slm.units import UnitEncoder, Units, UnitVocabulary, collapses, load_encoder
 from slm.units.hub import is_path
 from slm.voice_activity import RATE, speech_segments
@@ -78,6 +79,8 @@ class Bundle:
         """Tokens the language model can look back on, prompt and continuation together."""
         self.units: UnitEncoder = load_encoder(path / "units").to(device)
         self.vocabulary = UnitVocabulary.load(path / "slm")
+        self.topics: Topics | None = Topics.load(path / "slm", len(self.vocabulary))
+        """What tokens are about; where it is known."""
         try:
             self.vocoder = Vocoder.load(path / "vocoder").to(device)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -231,6 +234,7 @@ class Bundle:
             expected,
             self.candidates if settings.candidates is None else settings.candidates,
             Time(settings.max_seconds, lasts, SENTENCE_PAUSE),
+            self.topics,
         )
         voice = self.vocoder.stream(settings.speaker)
         return speaker.speak(steps, voice, prompt, settings.max_seconds, started)

@@ -2,11 +2,12 @@
 
 What a small model draws is likely anywhere. Each candidate is scored by how much likelier the story so far makes it:
 
-    (log p(sentence | story) - WEIGHT * log p(sentence)) / tokens
+    (log p(sentence | story) - WEIGHT * log p(sentence)) / tokens + TOPIC * likeness(sentence, story)
 
-the pointwise mutual information of story and sentence for a WEIGHT of 1 (Li et al. 2016, "A Diversity-Promoting Objective
-Function for Neural Conversation Models", arXiv:1510.03055). Sentences that the story has already are left out: nothing
-makes a sentence likelier than itself.
+The first part is the pointwise mutual information of story and sentence for a WEIGHT of 1 (Li et al. 2016, "A
+Diversity-Promoting Objective Function for Neural Conversation Models", arXiv:1510.03055), the second how far both are about
+the same (`slm.topics`), where the bundle knows. Sentences that the story has already are left out: nothing makes a sentence
+likelier than itself.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from slm.engines import Engine, Sampling
+from slm.topics import Topics
 
 WEIGHT = 0.8
+TOPIC = 2.0
+"""Nats a token that a sentence is worth which is about the very same as its story."""
 SHORTEST, LONGEST = 4, 96
 """Tokens of a candidate: one that has not ended by then is no sentence."""
 COPIED = 0.5
@@ -29,15 +33,17 @@ RUN = 3
 @dataclass(frozen=True)
 class Candidates:
     """Where a sentence begins. told: tokens of the story so far with the head of the new sentence; head: `<bos>` and that
-    head, and what there is of the sentence already; ends: tokens that end a sentence, `<eos>` first."""
+    head, and what there is of the sentence already; ends: tokens that end a sentence, `<eos>` first; topics: what tokens are
+    about."""
 
     told: Sequence[int]
     head: Sequence[int]
     ends: Sequence[int]
+    topics: Topics | None = None
 
     def after(self, sentence: Sequence[int]) -> Candidates:
         """Of the sentence behind this one, whose end is the head of the next."""
-        return Candidates([*self.told, *sentence], [*self.head[:1], *sentence[-1:]], self.ends)
+        return replace(self, told=[*self.told, *sentence], head=[*self.head[:1], *sentence[-1:]])
 
     def best(
         self,
@@ -64,11 +70,18 @@ class Candidates:
         if len(fresh) <= 1:
             return fresh[0] if fresh else []
         alone = engine.score([[*self.head, *tokens] for tokens in fresh])
+        likeness = [0.0 if self.topics is None else self.topics.likeness(self.told, tokens) for tokens in fresh]
         values = [
-            (there[tuple(tokens)] - WEIGHT * float(logs[-len(tokens) :].sum())) / len(tokens)
-            for tokens, logs in zip(fresh, alone, strict=True)
+            worth(there[tuple(tokens)], float(logs[-len(tokens) :].sum()), len(tokens), like)
+            for tokens, logs, like in zip(fresh, alone, likeness, strict=True)
         ]
         return fresh[int(np.argmax(values))]
+
+
+def worth(given: float, alone: float, tokens: int, likeness: float) -> float:
+    """What a sentence is worth in a story: see the module. given, alone: its log-likelihoods with and without the story, in
+    nats; likeness: -1 .. 1."""
+    return (given - WEIGHT * alone) / tokens + TOPIC * likeness
 
 
 def copied(tokens: Sequence[int], story: Sequence[int]) -> float:

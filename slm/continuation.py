@@ -17,6 +17,7 @@ import numpy as np
 from slm.choosing import SHORTEST, Candidates
 from slm.engines import Engine, Sampling
 from slm.settings import check_languages
+from slm.topics import Topics
 from slm.units import Units, UnitVocabulary
 from slm.voice_check import Voice
 
@@ -202,6 +203,7 @@ def continue_prompt(
     expected: int | None = None,
     candidates: int = 1,
     time: Time | None = None,
+    topics: Topics | None = None,
 ) -> Iterator[Step]:
     """Sample the continuation of a prompt token by token, until the story ends.
 
@@ -209,8 +211,9 @@ def continue_prompt(
     of languages whose turn it is not are banned. context: tokens of story and reply together that the model can look
     back on. expected: tokens of the reply for which the story makes room; `sampling.max_tokens` by default. A reply that
     needs more goes on while the oldest sentences give way. candidates: sentences that are drawn side by side, of which the
-    best is said (`slm.choosing`). time: of these, only sentences that end in it are said, the first one excepted. Raises
-    TresseError for a language that the model does not have, and for several where it has no language tags.
+    best is said (`slm.choosing`). time: of these, only sentences that end in it are said, the first one excepted. topics:
+    what tokens are about, to choose by. Raises TresseError for a language that the model does not have, and for several
+    where it has no language tags.
     """
     languages = [to] if isinstance(to, str) else list(to)
     check_languages(languages, vocabulary.languages, vocabulary.tags)
@@ -239,7 +242,8 @@ def continue_prompt(
         else:
             begun, ends = [vocabulary.bos_id, *own], (vocabulary.eos_id, *vocabulary.tag_ids.values())
             clock = None if time is None else _Clock(time, vocabulary, language)
-            drawing = _chosen(engine, Candidates(tokens, begun, ends), turn, candidates, clock, said=number > 0)
+            choice = Candidates(tokens, begun, ends, topics)
+            drawing = _chosen(engine, choice, turn, candidates, clock, said=number > 0)
         with contextlib.closing(cast(Generator, drawing)) as drawn:
             for token in drawn:
                 done += 1

@@ -42,7 +42,8 @@ class EndingScore:
     """Log-likelihoods in nats, summed over the tokens that count, and how many those are.
 
     given: the ending given the prompt. whole: prompt and ending (the first token is given). unconditional: the ending
-    given only the unconditional prompt. tokens: of the ending; whole_tokens: of prompt and ending.
+    given only the unconditional prompt. tokens: of the ending; whole_tokens: of prompt and ending. likeness: how far both
+    are about the same (`slm.topics`), -1 .. 1; 0 where nobody knows.
     """
 
     given: float
@@ -50,6 +51,7 @@ class EndingScore:
     unconditional: float
     tokens: int
     whole_tokens: int
+    likeness: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from slm.errors import TresseError
 from slm.schema import read_json, read_model_config
+from slm.topics import Topics
 from slm.units.hub import is_path
 from slm.units.vocabulary import UnitVocabulary
 from slm.weights import load_pretrained
@@ -59,7 +61,8 @@ class ModelConfig:
 
     The default is the model that trains on two CPU cores (5.6M parameters with 2,048 tokens).
     warm_start: folder or hub id of a transformers causal LM of text, or the name or folder of a bundle, to train its model
-    further; then its dimensions count and the other settings are ignored.
+    further; then its dimensions count and the other settings are ignored. topics: dimensions of what tokens are about
+    (`slm.topics`), at most hidden_size, which a new model's embeddings begin with and replies are chosen by; 0: none.
     """
 
     hidden_size: int = 256
@@ -71,6 +74,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     tie_embeddings: bool = True
     warm_start: str | None = None
+    topics: int = 0
 
     def shape(self) -> ModelConfig:
         """The size alone, without the weights to start from: of a model of units its own, else the settings'."""
@@ -96,8 +100,12 @@ class ModelConfig:
             tie_embeddings=text_model.tie_word_embeddings,
         )
 
-    def build(self, vocabulary: UnitVocabulary) -> PreTrainedModel:
-        """A new float32 model for this vocabulary; weights drawn from torch's global generator."""
+    def build(self, vocabulary: UnitVocabulary, topics: Topics | None = None) -> PreTrainedModel:
+        """A new float32 model for this vocabulary; weights drawn from torch's global generator. topics: what its embeddings
+        begin with, where it does not begin with a model that there is.
+
+        Raises TresseError for more dimensions of topics than the model is wide.
+        """
         if self.warm_start is not None:
             return warm_start(self.warm_start, vocabulary)
         if self.hidden_size % self.heads or self.heads % (self.key_value_heads or self.heads):
@@ -121,7 +129,25 @@ class ModelConfig:
             pad_token_id=None,
             attn_implementation="sdpa",
         )
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+        if topics is not None:
+            _begin_with_topics(model.get_input_embeddings().weight, topics.vectors, config.initializer_range)
+        return model
+
+
+@torch.no_grad()
+def _begin_with_topics(embeddings_VD: torch.Tensor, vectors_VK: np.ndarray, spread: float) -> None:
+    """Have embeddings point where the topics of their tokens do, in place. Their length is that of embeddings drawn with
+    `spread`; tokens that are about nothing keep what was drawn. The dimensions are mixed at random, so that no part of an
+    attention head has only the commonest ones."""
+    width = embeddings_VD.shape[1]
+    vectors = torch.from_numpy(vectors_VK).to(embeddings_VD.dtype)
+    if vectors.shape[1] > width:
+        raise TresseError(f"model.topics {vectors.shape[1]} must be at most model.hidden_size {width}")
+    mixed = vectors @ torch.linalg.qr(torch.randn(width, width))[0][: vectors.shape[1]]
+    lengths = mixed.norm(dim=1, keepdim=True)
+    known = (lengths > 0).squeeze(1)
+    embeddings_VD[known] = spread * width**0.5 * mixed[known] / lengths[known]
 
 
 def part_folders(source: str | Path, part: str) -> list[Path]:

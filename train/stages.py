@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from slm.errors import TresseError
 from slm.model import ModelConfig
 from slm.recognisers import check_asr
 from slm.schema import read_info
+from slm.topics import Topics
 from slm.units import UnitVocabulary, load_encoder
 from train.ablation import run_ablation
 from train.asr.lexicon import make_lexicon
@@ -34,13 +33,14 @@ from train.corpus.preparation import Source, prepare_corpus
 from train.corpus.shards import read_units
 from train.corpus.work import CorpusPreparation
 from train.lm.schedule import STORIES, SLMTraining
+from train.lm.topics import corpus_documents, learn_topics
 from train.publish.card import write_card, write_recogniser_card
 from train.publish.examples import write_examples
 from train.publish.provenance import began_as, commit, stage_seconds
 from train.recipe import Recipe, find_part
 from train.run import Stage, carry_out
 from train.speech.voices import SAMPLE_RATE, Voices
-from train.stories.grammar import Story, distinct_sentences, generate_stories, read_stories, write_stories
+from train.stories.grammar import distinct_sentences, generate_stories, read_stories, write_stories
 from train.stories.mixture import describe, texts_of, write_mixture
 from train.tools.checkpoints import write_json
 from train.tools.launch import on_processes, under_launcher
@@ -64,12 +64,7 @@ def make_stories(recipe: Recipe, out: Path, workers: int) -> None:
     for split in ("train", "validation"):
         count, cycles = getattr(settings, split), settings.cycles if split == "train" else None
         stories = generate_stories(recipe.seed, count, split, cycles=cycles) if own is None else islice(own, count)
-        write_stories(out / "stories" / f"{split}.jsonl", (in_languages(story, recipe.languages) for story in stories))
-
-
-def in_languages(story: Story, languages: Iterable[str]) -> Story:
-    """A story in these languages only. Raises TresseError where it is not told in one of them."""
-    return replace(story, sentences={language: story.told_in(language) for language in languages})
+        write_stories(out / "stories" / f"{split}.jsonl", (story.only_in(recipe.languages) for story in stories))
 
 
 def take(recipe: Recipe, part: str, folder: Path) -> bool:
@@ -153,6 +148,14 @@ def make_vocabulary(recipe: Recipe, out: Path, workers: int) -> None:
     vocabulary.save(out / "vocabulary")
 
 
+def make_topics(recipe: Recipe, out: Path, workers: int) -> None:
+    """Learn what tokens are about, where the recipe asks for it."""
+    if recipe.model.topics:
+        vocabulary = UnitVocabulary.load(out / "vocabulary")
+        documents = corpus_documents(out / "corpus", recipe.languages, vocabulary)
+        learn_topics(documents, len(vocabulary), recipe.model.topics).save(out / "topics")
+
+
 def make_slm(recipe: Recipe, out: Path, workers: int) -> None:
     """Train the language model, on a CPU in as many processes as there are workers."""
     train_language_model(recipe.model, recipe.slm, out, out / "slm", workers)
@@ -161,7 +164,8 @@ def make_slm(recipe: Recipe, out: Path, workers: int) -> None:
 def train_language_model(model: ModelConfig, training: SLMTraining, data: Path, folder: Path, workers: int) -> None:
     """`train_slm` on data/corpus/; where neither a GPU nor a launcher is at hand, over at most `workers` processes.
 
-    data: holds vocabulary/, corpus/, corpora/ where stages read any, and validation/ where there are stories for it.
+    data: holds vocabulary/, corpus/, corpora/ where stages read any, validation/ where there are stories for it, and topics/
+    where the embeddings begin with them.
     """
     import torch
 
@@ -179,13 +183,16 @@ def _train_here(model: ModelConfig, training: SLMTraining, data: Path, folder: P
     validation = data / "validation" if (data / "validation").exists() else None
     vocabulary = UnitVocabulary.load(data / "vocabulary")
     corpora = {name: data / "corpora" / name for part in training.stages for name in part.shares if name != STORIES}
-    train_slm(model, training, vocabulary, data / "corpus", folder, corpora=corpora, validation=validation)
+    topics = Topics.load(data / "topics", len(vocabulary))
+    train_slm(
+        model, training, vocabulary, data / "corpus", folder, corpora=corpora, validation=validation, topics=topics
+    )
 
 
 def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
     """Train the vocoder on the vocoder speakers' speech."""
     from train.vocoder.data import Hearing, in_turns, make_clips
-    from train.vocoder.training import train_vocoder
+    from train.vocoder.training import begun_vocoder, train_vocoder
 
     if take(recipe, "vocoder", out / "vocoder"):
         return
@@ -213,25 +220,12 @@ def make_vocoder(recipe: Recipe, out: Path, workers: int) -> None:
         clips += making(
             sentences, beside, config.hop_length, folder / "speech_beside", hearing=replace(hearing, others=0)
         )
-    begin = None if settings.begin is None else _begun_vocoder(settings.begin, config)
+    begin = (
+        None if settings.begin is None else begun_vocoder(find_part(settings.begin, "vocoder", "vocoder.begin"), config)
+    )
     trained = train_vocoder(config, settings.training, clips, folder, begin=begin)
     if settings.beside:
         trained.for_speakers(voices.vocoder).save(folder)
-
-
-def _begun_vocoder(source: str, config: VocoderConfig) -> Vocoder:
-    """The vocoder that training goes on from. Raises TresseError where it is not there, or another than the recipe makes."""
-    try:
-        vocoder = Vocoder.load(find_part(source, "vocoder", "vocoder.begin")).for_speakers(
-            config.speakers, config.units_ahead
-        )
-    except ValueError as error:
-        raise TresseError(f"vocoder.begin: {error}: restore its files") from error
-    if vocoder.config != config:
-        raise TresseError(
-            f"vocoder.begin: the vocoder of {source} has other units, languages or sizes: leave begin out"
-        )
-    return vocoder
 
 
 def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
@@ -245,7 +239,10 @@ def make_bundle(recipe: Recipe, out: Path, workers: int) -> None:
     for path in (out / "units" / name for name in BESIDE):
         if path.exists():
             shutil.copy(path, made / "units")
-    save_model(*load_model(out / "slm" / "slm"), made / "slm", mantissa=recipe.bundle.mantissa)
+    model, vocabulary = load_model(out / "slm" / "slm")
+    save_model(model, vocabulary, made / "slm", mantissa=recipe.bundle.mantissa)
+    if (topics := Topics.load(out / "topics", len(vocabulary))) is not None:
+        topics.save(made / "slm")
     Vocoder.load(out / "vocoder").save(made / "vocoder")
     if (out / "asr" / "asr").exists():
         shutil.copytree(out / "asr" / "asr", made / "asr")
@@ -358,7 +355,8 @@ DATA = [
     Stage("vocabulary", ("vocabulary",), make_vocabulary, needs=("corpus",), takes=True),
 ]
 BUNDLE = [
-    Stage("slm", ("model", "slm"), make_slm, needs=("vocabulary",), together=True),
+    Stage("topics", ("model",), make_topics, needs=("vocabulary",)),
+    Stage("slm", ("model", "slm"), make_slm, needs=("topics",), together=True),
     Stage("vocoder", ("vocoder", "voices"), make_vocoder, needs=("stories", "units"), takes=True),
     Stage("bundle", ("name", "bundle", "voices"), make_bundle, needs=("slm", "vocoder")),
 ]

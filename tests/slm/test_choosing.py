@@ -18,6 +18,7 @@ from slm.continuation import Prompt, Time, continue_prompt, prompt_tokens
 from slm.engines import CTranslate2Engine, Engine, Proposal, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.settings import ReplySettings
+from slm.topics import Topics
 from tests.conftest import spoken_beginning
 
 EOS, TAG = 0, 1
@@ -68,6 +69,18 @@ def test_the_best_has_the_highest_score(data: st.DataObject) -> None:
 
     assert score(chosen) == pytest.approx(max(score(tokens) for tokens in candidates))
     assert chosen in candidates
+
+
+def test_of_equally_likely_sentences_the_one_about_the_story_is_chosen() -> None:
+    vectors = np.zeros((10, 2), np.float32)
+    vectors[[2, 3, 9], 0] = vectors[[6, 7], 1] = 1.0
+    topics = Topics(vectors, np.ones(10, np.float32))
+    engine = Known([[6, 7, 6, 7, TAG], [2, 3, 2, 3, TAG]], [-1.0] * 10, [-1.0] * 10)
+    start = Candidates([9, 9, TAG], [8, TAG], [EOS, TAG], topics)
+    assert start.best(engine, Sampling(), 2) == [2, 3, 2, 3, TAG]  # type: ignore[arg-type]
+    assert start.after([6, 7, TAG]).topics is topics
+    other = Candidates([6, 6, TAG], [8, TAG], [EOS, TAG], topics)
+    assert other.best(engine, Sampling(), 2) == [6, 7, 6, 7, TAG]  # type: ignore[arg-type]
 
 
 def test_copies_and_sentences_without_an_end_are_left_out() -> None:

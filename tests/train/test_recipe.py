@@ -42,7 +42,7 @@ SMALL = {
     "bundle.examples_per_language": 1,
     "evaluation.items": 4,
 }
-STAGES = ["stories", "units", "corpus", "vocabulary", "slm", "vocoder", "bundle", "evaluation"]
+STAGES = ["stories", "units", "corpus", "vocabulary", "topics", "slm", "vocoder", "bundle", "evaluation"]
 
 
 def start(out: Path, *more: str) -> subprocess.Popen:

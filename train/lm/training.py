@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from slm.errors import TresseError
 from slm.interleave import Mode
 from slm.model import ModelConfig, parameter_count, save_model, training_flops
+from slm.topics import Topics
 from slm.units.vocabulary import UnitVocabulary
 from train.lm.attention import use_document_attention
 from train.lm.corpus import TokenCorpus
@@ -51,6 +53,7 @@ def train_slm(
     corpus: TokenCorpus | None = None,
     corpora: Mapping[str, Path] | None = None,
     validation: Path | None = None,
+    topics: Topics | None = None,
     progress: Say | None = print,
 ) -> Any:
     """Train a language model and return it (float32, evaluation mode); under FSDP in the first process, None in the others.
@@ -59,8 +62,8 @@ def train_slm(
     summary.json and, when done, slm/ (model and tokenizer). Called again it goes on where it stopped; when all steps are
     done it only loads. corpus: the loaded corpus, if at hand. corpora: folders of further ones, by the names that stages
     have for them. validation: folder of a corpus of stories to validate on; without it some of the training corpus are held
-    out (honest only where stories have little in common). progress: takes one line of text at a time. Under
-    `accelerate launch` every process calls it alike. Raises TresseError.
+    out (honest only where stories have little in common). topics: what a new model's embeddings begin with. progress: takes
+    one line of text at a time. Under `accelerate launch` every process calls it alike. Raises TresseError.
     """
     from accelerate import Accelerator
 
@@ -93,7 +96,10 @@ def train_slm(
                 f"{untold} rows of {name} are told by no stage: those in one language need mixed or monolingual, pairs "
                 "interleaved"
             )
-    run = _Run(model_config, training, vocabulary, stories, Path(folder), accelerator, bf16, say, checkpoints, state)
+    build = partial(model_config.build, vocabulary, topics)
+    run = _Run(
+        model_config, build, training, vocabulary, stories, Path(folder), accelerator, bf16, say, checkpoints, state
+    )
     actions = [
         (training.log_every, run.report),
         *([(training.validate_every, run.validate)] if stories.checks else []),
@@ -177,6 +183,7 @@ class _Run:
     def __init__(
         self,
         model_config: ModelConfig,
+        build: Callable[[], Any],
         training: SLMTraining,
         vocabulary: UnitVocabulary,
         stories: _Stories,
@@ -187,8 +194,8 @@ class _Run:
         checkpoints: Checkpoints,
         state: dict[str, Any] | None,
     ) -> None:
-        """state: the checkpoint that the run goes on from."""
-        self.model_config, self.training, self.vocabulary = model_config, training, vocabulary
+        """build: makes the model. state: the checkpoint that the run goes on from."""
+        self.build, self.training, self.vocabulary = build, training, vocabulary
         self.stories, self.stream, self.languages = stories, stories.stream, stories.training.languages
         self.folder, self.accelerator, self.bf16, self.say = folder, accelerator, bf16, say
         self.checkpoints = checkpoints
@@ -199,7 +206,7 @@ class _Run:
         self.settings = json.loads(json.dumps(settings))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            model = model_config.build(vocabulary)
+            model = build()
         self.peak = peak_flops(accelerator.device, bf16)
         self._introduce(model)
         self._prepare(model, state)
@@ -348,7 +355,7 @@ class _Run:
             full = self.weights.full_model()
             if not self.accelerator.is_main_process:
                 return None
-            trained: Any = self.model_config.build(self.vocabulary).eval()
+            trained: Any = self.build().eval()
             trained.load_state_dict(full)
         else:
             trained = self.accelerator.unwrap_model(self.model).eval()

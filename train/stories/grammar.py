@@ -66,6 +66,10 @@ class Story:
             )
         return self.sentences[language]
 
+    def only_in(self, languages: Iterable[str]) -> Story:
+        """The same in these languages only. Raises TresseError where it is not told in one of them."""
+        return replace(self, sentences={language: self.told_in(language) for language in languages})
+
     def to_json(self) -> str:
         """One line of `stories.jsonl`; of a generated story its facts, of a row of a source its kind and source."""
         row = asdict(self)

@@ -43,7 +43,10 @@ from train.units.fitting import fit
 from train.units.naming import NamedSpeech, name_speech
 from train.units.said import Reader, of_clips, of_recordings
 from train.units.teacher import (
+    EncoderTeacher,
     PhoneHead,
+    PhoneTeacher,
+    Teacher,
     TeacherTraining,
     check_whisper,
     levelled,
@@ -63,17 +66,18 @@ class DistilledUnits:
     recordings of people, as `train.corpus.recordings` reads them; transcribed: Whisper writes down those that have no
     text. merged: phones that share the unit of another, since accents and readings differ in them. begin: a bundle, or
     the folder of an encoder of the same shape and phones, whose network is trained further; null: convolutions begin with
-    nothing, attention with Whisper's layers and the teacher's head. begun: share of the learning rate for all but what
-    names units; 0 leaves them as they are. teacher: training of its head. steps, batch_size, segment_frames,
-    learning_rate: training of the network. conditions: how often clips pass through rooms, noise and lines. babble:
-    share of the segments of a batch in which others talk in the background. masks: bands and stretches of a segment that
-    are hidden (SpecAugment).
+    nothing, attention with Whisper's layers and the teacher's head. self_named: `begin` is the teacher too. begun: share
+    of the learning rate for all but what names units; 0 leaves them as they are. teacher: training of its head. steps,
+    batch_size, segment_frames, learning_rate: training of the network. conditions: how often clips pass through rooms,
+    noise and lines. babble: share of the segments of a batch in which others talk in the background. masks: bands and
+    stretches of a segment that are hidden (SpecAugment).
     """
 
     whisper: str = "whisper"
     voices: str = "voices-natural.yaml"
     merged: dict[str, str] = field(default_factory=dict)
     begin: str | None = None
+    self_named: bool = False
     texts: int = 4200
     sentences: int = 4200
     recordings: tuple[str, ...] = ()
@@ -112,13 +116,20 @@ def train_distilled(
     recordings = [read_recordings(Path(source).expanduser()) for source in training.recordings]
     pool, whisper = folder / "pool", voices.model_folder(training.whisper)
     check_whisper(whisper)
+    if training.self_named and training.begin is None:
+        raise TresseError("units.distilled.self_named: say in begin which encoder is the teacher")
     clips = speak_pool(requests(sentences, voices, training), voices, pool, workers)
-    teacher = train_teacher(clips, pool, whisper, training.teacher, folder / "teacher")
+    teacher: Teacher = (
+        EncoderTeacher(*phone_encoder(str(training.begin)))
+        if training.self_named
+        else train_teacher(clips, pool, whisper, training.teacher, folder / "teacher")
+    )
     kind: type[CausalUnitEncoder] = (
         AttentionUnitEncoder if isinstance(config, AttentionEncoderConfig) else ConvUnitEncoder
     )
     front = kind.network_type(config).mel
-    reader, writer = Reader(teacher.phones, voices.languages), whisper if training.transcribed else None
+    reader = Reader(teacher.phones, voices.languages, training.merged)
+    writer = whisper if training.transcribed else None
     sources = {"pool": (of_clips(clips, pool, reader), len(clips))}
     for number, source in enumerate(recordings):
         said = of_recordings(source, reader, writer, folder / f"transcripts-{number}.jsonl")
@@ -134,7 +145,7 @@ def train_distilled(
         network: UnitNetwork = kind.network_type(replace(config, codebook_size=len(phones)))
     if training.begin is not None:
         begin_with(network, phones, training.begin)
-    elif isinstance(network, AttentionNetwork):
+    elif isinstance(network, AttentionNetwork) and isinstance(teacher, PhoneTeacher):
         begin_with_whisper(network, whisper)
         begin_with_teacher(network, teacher.head, units)
     distil(network, speech, training, folder / "student.pt")
@@ -156,24 +167,32 @@ def timed_speech(
 
 
 def begin_with(network: UnitNetwork, phones: Sequence[str], source: str) -> None:
-    """Give a network the weights of an encoder. source: a bundle, or the encoder's folder, with its phones.json.
+    """Give a network the weights of an encoder. source: as of `phone_encoder`.
 
     Raises TresseError where it is not there, or is of another shape or other phones.
     """
-    for folder in part_folders(source, "units"):
-        if (folder / "phones.json").exists():
-            break
-    else:
-        raise TresseError(f"units.distilled.begin: there is no encoder with its phones.json in {source}")
-    if json.loads((folder / "phones.json").read_text(encoding="utf-8")) != list(phones):
+    encoder, own = phone_encoder(source)
+    if own != list(phones):
         raise TresseError(f"units.distilled.begin: the units of {source} are other phones: leave begin out")
     try:
-        encoder = load_encoder(folder)
-        network.load_state_dict(encoder.network.state_dict() if isinstance(encoder, CausalUnitEncoder) else {})
+        network.load_state_dict(encoder.network.state_dict())
     except RuntimeError as error:
         raise TresseError(
             f"units.distilled.begin: the encoder of {source} has another shape: leave begin out"
         ) from error
+
+
+def phone_encoder(source: str) -> tuple[CausalUnitEncoder, list[str]]:
+    """An encoder whose units are phones, and these. source: a bundle, or the encoder's folder, with its phones.json.
+
+    Raises TresseError where there is none.
+    """
+    for folder in part_folders(source, "units"):
+        if (folder / "phones.json").exists():
+            encoder = load_encoder(folder)
+            if isinstance(encoder, CausalUnitEncoder):
+                return encoder, json.loads((folder / "phones.json").read_text(encoding="utf-8"))
+    raise TresseError(f"units.distilled.begin: there is no encoder with its phones.json in {source}")
 
 
 def begin_with_teacher(network: AttentionNetwork, head: PhoneHead, units: Tensor) -> None:

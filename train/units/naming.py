@@ -19,7 +19,7 @@ from train.tools.checkpoints import atomic_path
 from train.tools.progress import Progress
 from train.units.alignment import align
 from train.units.said import Speech
-from train.units.teacher import RATE, PhoneTeacher, blocks
+from train.units.teacher import RATE, Teacher, blocks
 
 LIKELIEST = 6
 """Names of a frame that are kept."""
@@ -48,7 +48,7 @@ class NamedSpeech:
 def name_speech(
     speech: Speech,
     count: int,
-    teacher: PhoneTeacher,
+    teacher: Teacher,
     conditions: Augmentation,
     seed: int,
     front: LogMel,
@@ -81,7 +81,7 @@ def name_speech(
 def _named(
     block: list[tuple[np.ndarray, list[int] | None]],
     number: int,
-    teacher: PhoneTeacher,
+    teacher: Teacher,
     conditions: Augmentation,
     seed: int,
     front: LogMel,

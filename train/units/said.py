@@ -26,10 +26,16 @@ Speech = Iterator[tuple[np.ndarray, list[int] | None]]
 
 
 class Reader:
-    """Reads texts as a teacher's phones. phones: the teacher's, SILENCE first; voices: espeak-ng's by language."""
+    """Reads texts as a teacher's phones. phones: the teacher's, SILENCE first; voices: espeak-ng's by language; merged:
+    phones that have the class of another."""
 
-    def __init__(self, phones: Sequence[str], voices: Mapping[str, str]) -> None:
+    def __init__(
+        self, phones: Sequence[str], voices: Mapping[str, str], merged: Mapping[str, str] | None = None
+    ) -> None:
         self.classes, self.voices = {phone: number for number, phone in enumerate(phones)}, voices
+        for phone, other in (merged or {}).items():
+            if phone not in self.classes and other in self.classes:
+                self.classes[phone] = self.classes[other]
 
     def __call__(self, text: str, language: str | None) -> list[int] | None:
         """The classes of a text's phones, without those that have none; None where nobody reads its language."""

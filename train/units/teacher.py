@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from slm.audio import resample
 from slm.errors import TresseError
+from slm.units.causal import CausalUnitEncoder
 from train.speech.kokoro import KokoroSpeaker
 from train.speech.phones import SILENCE, Phone, frame_labels
 from train.speech.pool import Clip
@@ -117,15 +118,35 @@ class PhoneHead(nn.Module):
         return self.outward(self.dropout(self.both_ways(x)[0]))
 
 
-class PhoneTeacher:
+class Teacher(Protocol):
     """Names frames of any speech. phones: the names, SILENCE first."""
+
+    phones: list[str]
+
+    def posteriors(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
+        """float32 [samples] at 16 kHz -> probabilities of the phones, float32 [frames, K] at 50 Hz each."""
+
+
+class EncoderTeacher:
+    """A unit encoder whose units are phones, as a teacher of the next."""
+
+    def __init__(self, encoder: CausalUnitEncoder, phones: list[str]) -> None:
+        self.encoder, self.phones = encoder, phones
+
+    def posteriors(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
+        """See Teacher."""
+        return [torch.from_numpy(self.encoder.log_probabilities(waveform)).exp() for waveform in waveforms]
+
+
+class PhoneTeacher:
+    """Names frames by what Whisper hears. phones: the names, SILENCE first."""
 
     def __init__(self, features: WhisperFeatures, head: PhoneHead, phones: list[str]) -> None:
         self.features, self.head, self.phones = features, head.eval(), phones
 
     @torch.inference_mode()
     def posteriors(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
-        """float32 [samples] at 16 kHz -> probabilities of the phones, float32 [frames, K] at 50 Hz each."""
+        """See Teacher."""
         return [
             self.head(torch.from_numpy(part.astype(np.float32))[None])[0].softmax(-1)
             for part in self.features(waveforms)

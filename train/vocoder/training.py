@@ -216,6 +216,20 @@ def hold_out(clips: list[Clip], training: VocoderTraining) -> tuple[list[Clip], 
     return held_out, [clip for clip in clips if id(clip.pitch) not in recordings]
 
 
+def begun_vocoder(folder: Path, config: VocoderConfig) -> Vocoder:
+    """The vocoder that training goes on from. config: of the one that is made. Raises TresseError where it is not in the
+    folder, or another."""
+    try:
+        vocoder = Vocoder.load(folder).for_speakers(config.speakers, config.units_ahead)
+    except ValueError as error:
+        raise TresseError(f"vocoder.begin: {error}: restore its files") from error
+    if vocoder.config != config:
+        raise TresseError(
+            f"vocoder.begin: the vocoder in {folder} has other units, languages or sizes: leave begin out"
+        )
+    return vocoder
+
+
 def train_vocoder(
     config: VocoderConfig,
     training: VocoderTraining,

@@ -34,11 +34,12 @@ from train.units.distillation import (
     draw_batch,
     hide,
     merge,
+    phone_encoder,
     requests,
 )
 from train.units.naming import TEXT, NamedSpeech, name_speech, told
 from train.units.said import Reader, of_recordings
-from train.units.teacher import PhoneTeacher, TeacherTraining, levelled, train_teacher
+from train.units.teacher import EncoderTeacher, PhoneTeacher, TeacherTraining, levelled, train_teacher
 
 __all__ = ["plain_features"]
 CONFIG = ConvEncoderConfig(codebook_size=4, width=32, dilations=(1, 2), look_ahead=(1, 1))
@@ -257,6 +258,23 @@ def test_a_training_can_begin_with_an_encoder(tmp_path: Path) -> None:
         begin_with(ConvNetwork(replace(CONFIG, width=16)), ["_", *TONES], str(tmp_path))
     with pytest.raises(TresseError, match="no encoder"):
         begin_with(other, ["_", *TONES], str(tmp_path / "none"))
+
+
+def test_an_encoder_names_speech_for_the_next(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ConvUnitEncoder(ConvNetwork(CONFIG)).save(tmp_path / "units")
+    (tmp_path / "units" / "phones.json").write_text(json.dumps(["_", *TONES]))
+    encoder, phones = phone_encoder(str(tmp_path))
+    waveforms = [tones(list(TONES), 0.2), tones(list(TONES)[:1], 0.2)[:-7]]
+    posteriors = EncoderTeacher(encoder, phones).posteriors(waveforms)
+    for waveform, posterior in zip(waveforms, posteriors, strict=True):
+        assert posterior.shape == (-(-len(waveform) // 320), len(phones))
+        assert torch.allclose(posterior.sum(-1), torch.ones(len(posterior)), atol=1e-5)
+        frames = encoder.smoothed(posterior.log().numpy())
+        assert np.array_equal(frames, encoder.encode(waveform, RATE).frames())
+    merged = Reader(phones, {"en": "en-us"}, {"x": phones[1], "y": "unknown"})
+    assert merged.classes["x"] == 1
+    assert "y" not in merged.classes
 
 
 def test_recordings_that_cannot_be_read_or_are_too_short_are_left_out(teacher: PhoneTeacher, tmp_path: Path) -> None:

@@ -17,11 +17,10 @@ from slm.errors import TresseError
 from slm.units import Units
 from train.speech.pool import Clip as Spoken
 from train.speech.voices import SAMPLE_RATE, Voices
-from train.stages import _begun_vocoder
 from train.tools.checkpoints import load_checkpoint
 from train.vocoder.data import Clip, Hearing, check, draw_batch, make_clips, phone_units, realigned
 from train.vocoder.settings import VocoderTraining
-from train.vocoder.training import generate, hold_out, train_vocoder
+from train.vocoder.training import begun_vocoder, generate, hold_out, train_vocoder
 from vocoder.config import VocoderConfig
 from vocoder.model import Vocoder
 
@@ -186,17 +185,16 @@ def test_a_training_goes_on_with_the_weights_of_another(tmp_path: Path) -> None:
 
 def test_a_vocoder_to_go_on_from_has_to_fit(tmp_path: Path) -> None:
     train_vocoder(CONFIG, replace(TRAINING, steps=1), tone_clips(), tmp_path)
-    assert _begun_vocoder(str(tmp_path), CONFIG).config == CONFIG
-    for source, config, words in (
-        (tmp_path / "none", CONFIG, "there is no vocoder in"),
-        (tmp_path, replace(CONFIG, codebook_size=7), "leave begin out"),
-        (tmp_path, replace(CONFIG, languages=["es"]), "leave begin out"),
+    assert begun_vocoder(tmp_path, CONFIG).config == CONFIG
+    for config, words in (
+        (replace(CONFIG, codebook_size=7), "leave begin out"),
+        (replace(CONFIG, languages=["es"]), "leave begin out"),
     ):
         with pytest.raises(TresseError, match=words):
-            _begun_vocoder(str(source), config)
+            begun_vocoder(tmp_path, config)
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(TresseError, match="restore its files"):
-        _begun_vocoder(str(tmp_path), CONFIG)
+        begun_vocoder(tmp_path, CONFIG)
 
 
 def test_realigned_clips_say_the_same_in_the_same_time() -> None:
@@ -214,7 +212,7 @@ def test_realigned_clips_say_the_same_in_the_same_time() -> None:
 def test_speakers_come_and_go_without_a_change_of_the_others(tmp_path: Path) -> None:
     train_vocoder(CONFIG, replace(TRAINING, steps=1), tone_clips(), tmp_path)
     vocoder = Vocoder.load(tmp_path)
-    more = _begun_vocoder(str(tmp_path), replace(CONFIG, speakers=["zoe", "ben", "ada"]))
+    more = begun_vocoder(tmp_path, replace(CONFIG, speakers=["zoe", "ben", "ada"]))
     assert more.config.speakers == ["zoe", "ben", "ada"]
     for speaker in CONFIG.speakers:
         spoken = [part.stream(speaker).push([1, 4, 2], language="fr", final=True) for part in (vocoder, more)]

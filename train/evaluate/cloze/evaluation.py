@@ -3,8 +3,9 @@
 Protocol. An item is a story's context and two endings. Sentences are spoken one by one, encoded and tokenised; the prompt
 is `<bos>`, then each context sentence behind its language's tag; an ending stands behind the tag of its language, without
 `<eos>`. Tags are given to a model that was trained with them, never scored. Every ordered pair of languages is a cell
-(context > ending). Three rules, each a mean over tokens: the ending given the prompt (the headline), prompt and ending
-together, and the ending given the prompt minus the ending alone. Ties count one half; 95 % intervals are bootstrapped over
+(context > ending). Rules, each a mean over tokens: the ending given the prompt (the headline), prompt and ending
+together, and the ending given the prompt minus the ending alone; and a fourth, by which replies choose their sentences
+(`slm.choosing`), where the bundle's topics count too. Ties count one half; 95 % intervals are bootstrapped over
 pairs of mirrored items. The control scores endings alone, without any context: on mirrored items it stands at chance, 50 %,
 whatever the model.
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,15 @@ def _score(
         shown[0].update(done)
 
     scores = score_endings(bundle.language_model, rows, **conditions(bundle.vocabulary), progress=progress)
+    topics = getattr(bundle, "topics", None)
+    if topics is not None:
+        scores = [
+            [
+                replace(score, likeness=topics.likeness(row.prompt, ending))
+                for score, ending in zip(scored, row.endings, strict=True)
+            ]
+            for row, scored in zip(rows, scores, strict=True)
+        ]
     choices = [
         Choice(
             query.item.id, query.item.kind, query.item.pair, query.item.fact, query.group, pairing, context, ending,
