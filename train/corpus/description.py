@@ -17,9 +17,14 @@ FILE = "corpus.json"
 
 
 def encoder_files(folder: Path, described: Path) -> bytes:
-    """Names and hashes of the weights of a unit encoder, and of the file that describes it."""
-    paths = sorted([described, *folder.glob("*.safetensors")])
-    return b"".join(path.name.encode() + hashlib.sha256(path.read_bytes()).digest() for path in paths)
+    """Names and hashes of the weights of a unit encoder, those of a model beneath its folder too, and of the file that
+    describes it."""
+    parts = []
+    for path in sorted([described, *folder.rglob("*.safetensors")]):
+        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        with path.open("rb") as file:
+            parts.append(name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return b"".join(parts)
 
 
 def encoder_fingerprint(folder: Path) -> str:
