@@ -83,6 +83,8 @@ UNKNOWN = ""
 """The language of a prompt where the model has no language tags to tell it by."""
 MARGIN = 0.1
 """Nats a unit by which a prompt in domain is likelier than units drawn by their shares."""
+LATER = 3
+"""How many times as many candidates there are for a sentence that is drawn while the one before is heard."""
 SPARE = 1.5
 """How many times as many tokens a second as its story a reply is expected to need, at most."""
 
@@ -211,9 +213,9 @@ def continue_prompt(
     of languages whose turn it is not are banned. context: tokens of story and reply together that the model can look
     back on. expected: tokens of the reply for which the story makes room; `sampling.max_tokens` by default. A reply that
     needs more goes on while the oldest sentences give way. candidates: sentences that are drawn side by side, of which the
-    best is said (`slm.choosing`). time: of these, only sentences that end in it are said, the first one excepted. topics:
-    what tokens are about, to choose by. Raises TresseError for a language that the model does not have, and for several
-    where it has no language tags.
+    best is said (`slm.choosing`); behind the first sentence, for which somebody waits, LATER times as many. time: of these,
+    only sentences that end in it are said, the first one excepted. topics: what tokens are about, to choose by. Raises
+    TresseError for a language that the model does not have, and for several where it has no language tags.
     """
     languages = [to] if isinstance(to, str) else list(to)
     check_languages(languages, vocabulary.languages, vocabulary.tags)
@@ -306,7 +308,7 @@ def _chosen(
         banned = (*sampling.banned, eos) if more > SHORTEST else sampling.banned
         turn = replace(sampling, seed=sampling.seed + 7919 * done, max_tokens=most - done, banned=banned)
         fits = clock.fits if clock else lambda _: True
-        sentence = candidates.best(engine, turn, count, fits, must=not said)
+        sentence = candidates.best(engine, turn, LATER * count if said else count, fits, must=not said)
         if not sentence:
             return
         if clock:

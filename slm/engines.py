@@ -79,6 +79,10 @@ class Engine(Protocol):
         ...
 
 
+APART = 1_000_003
+"""Between the seeds of candidates, so that neighbouring seeds of replies share none."""
+
+
 class CTranslate2Engine:
     """int8 decoding on the CPU. Converts the transformers folder once and caches the result by the hash of its weights."""
 
@@ -215,7 +219,7 @@ class TorchEngine:
         """
         import torch
 
-        generators = [torch.Generator().manual_seed(sampling.seed + number) for number in range(count)]
+        generators = [torch.Generator().manual_seed(sampling.seed + APART * number) for number in range(count)]
         device = next(self.model.parameters()).device
         step_BT = torch.tensor([list(tokens)], device=device)
         cache: Any = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 
 from slm.bundle import Bundle
 from slm.choosing import LONGEST, WEIGHT, Candidates, copied
-from slm.continuation import Prompt, Time, continue_prompt, prompt_tokens
-from slm.engines import CTranslate2Engine, Engine, Proposal, Sampling, TorchEngine
+from slm.continuation import LATER, Prompt, Time, continue_prompt, prompt_tokens
+from slm.engines import APART, CTranslate2Engine, Engine, Proposal, Sampling, TorchEngine
 from slm.errors import TresseError
 from slm.settings import ReplySettings
 from slm.topics import Topics
@@ -173,7 +174,7 @@ def test_drawn_side_by_side_they_are_those_drawn_alone(
     ends = [vocabulary.eos_id, vocabulary.tag_ids["en"], *range(20, 120)]  # so that they end at different times
     sampling = Sampling(temperature, 0.95, top_k, most, least, seed, (vocabulary.tag_ids["fr"],))
     expected = [
-        drawn_alone(engine, start, sampling, torch.Generator().manual_seed(seed + number), ends)
+        drawn_alone(engine, start, sampling, torch.Generator().manual_seed(seed + APART * number), ends)
         for number in range(count)
     ]
     assert [proposal.tokens for proposal in engine.propose(start, sampling, count, ends)] == expected
@@ -240,6 +241,16 @@ def test_replies_of_chosen_sentences(bundle: Bundle, engine: Engine, prompt: Pro
             assert spoken <= seconds + 1e-9 or len(lasts) == 1  # the first sentence is always said
     for most in (1, 2, 3, 5, 9):  # a last sentence may have fewer tokens left than a sentence needs
         assert len(reply(0, most)) <= most
+
+
+def test_sentences_that_nobody_waits_for_are_chosen_of_more(bundle: Bundle, prompt: Prompt) -> None:
+    sampling = Sampling(temperature=1.0, max_tokens=120, min_tokens=100, seed=2)
+    for to in ("fr", ("en", "fr")):
+        with mock.patch.object(bundle.engine, "propose", wraps=bundle.engine.propose) as propose:
+            list(continue_prompt(prompt, to, bundle.engine, bundle.vocabulary, sampling, bundle.context, None, 2))
+        counts = [call.args[2] for call in propose.call_args_list]
+        assert len(counts) > 1
+        assert counts == [2, *[2 * LATER] * (len(counts) - 1)]
 
 
 def test_sentences_are_chosen_in_turns_and_beyond_the_context(bundle: Bundle, prompt: Prompt) -> None:
