@@ -23,15 +23,17 @@ from slm.errors import MachineError, TresseError, cannot_write
 from slm.model import check_architecture, read_model, reading_model
 from slm.schema import regular
 from slm.settings import TEMPERATURE, TOP_P, ReplySettings
+from slm.token_steps import TokenSteps, cache_length, has_fixed_shapes
 from slm.units.vocabulary import UnitVocabulary
 
 if TYPE_CHECKING:
     import ctranslate2
-    import torch
     from transformers import PreTrainedModel
 
 AHEAD = 8
 """Tokens drawn before somebody takes them: more would take the processor from other replies."""
+SPARES = 8
+"""Static caches, with their CUDA graphs, that wait for the next reply."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,24 @@ class CTranslate2Engine:
 
 
 class TorchEngine:
-    """PyTorch decoding with a key-value cache, on any device."""
+    """PyTorch decoding with a key-value cache, on any device.
 
-    def __init__(self, model: PreTrainedModel, vocabulary: UnitVocabulary) -> None:
+    On a GPU the cache is static, a step is a replayed CUDA graph, and the host waits once every AHEAD tokens (see
+    `slm.token_steps`). On a CPU the cache grows and each token is given as it is drawn. The tokens are the same, but for the
+    rounding of the device.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, vocabulary: UnitVocabulary, static: bool | None = None, ahead: int | None = None
+    ) -> None:
+        """static: whether all steps have the same shapes, where the model can (`has_fixed_shapes`); None: on a GPU. ahead:
+        tokens drawn before the host looks at them; None: AHEAD on a GPU, one at a time on a CPU."""
         self.model, self.vocabulary = model.eval(), vocabulary
+        gpu = next(model.parameters()).is_cuda
+        self.static = (gpu if static is None else static) and has_fixed_shapes(model)
+        self.ahead = (AHEAD if gpu else 1) if ahead is None else ahead
+        self._spares: list[TokenSteps] = []
+        self._lock = threading.Lock()
 
     def generate(self, tokens: Sequence[int], sampling: Sampling) -> Iterator[int]:
         """See `Engine`. Random numbers are drawn on the CPU: one seed, one continuation, whatever the device."""
@@ -219,29 +235,39 @@ class TorchEngine:
         """
         import torch
 
+        if not count or not sampling.max_tokens:
+            return
         generators = [torch.Generator().manual_seed(sampling.seed + APART * number) for number in range(count)]
-        device = next(self.model.parameters()).device
-        step_BT = torch.tensor([list(tokens)], device=device)
-        cache: Any = None
         open_rows = set(range(count))
-        for at in range(sampling.max_tokens if count else 0):
-            with torch.inference_mode():
-                output = self.model(step_BT, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            logits_BV = output.logits[:, -1].float().clone()  # a plain tensor, to be written to
-            if cache is None and count > 1:  # the prompt is read once
-                output.past_key_values.batch_repeat_interleave(count)
-                logits_BV = logits_BV.expand(count, -1).clone()
-            cache = output.past_key_values
-            logs_BV = logits_BV.log_softmax(-1)
-            logits_BV[:, list(sampling.banned)] = -torch.inf
-            if at < sampling.min_tokens:
-                logits_BV[:, list(ends)] = -torch.inf
-            drawn = draw(logits_BV, sampling, generators)
-            step_BT = torch.tensor(drawn, device=device)[:, None]
-            yield list(zip(drawn, logs_BV.gather(1, step_BT)[:, 0].tolist(), strict=True))
-            open_rows -= {row for row in open_rows if drawn[row] in ends}
-            if not open_rows:
-                return
+        with self._steps(count, sampling, len(tokens)) as steps:
+            steps.start(tokens, sampling, ends)
+            for done in range(0, sampling.max_tokens, self.ahead):
+                for drawn in steps.next(min(self.ahead, sampling.max_tokens - done), generators):
+                    yield drawn
+                    open_rows -= {row for row in open_rows if drawn[row][0] in ends}
+                    if not open_rows:
+                        return
+
+    @contextmanager
+    def _steps(self, rows: int, sampling: Sampling, prompt: int) -> Iterator[TokenSteps]:
+        """Steps that nobody else uses; those with a static cache are kept for the next one, SPARES of them."""
+        kept = 0 if sampling.temperature == 0 else min(sampling.top_k, self.model.config.get_text_config().vocab_size)
+        if not self.static:
+            yield TokenSteps(self.model, rows, kept, self.ahead)
+            return
+        length = cache_length(prompt + sampling.max_tokens)
+        with self._lock:
+            fitting = [
+                steps for steps in self._spares if (steps.rows, steps.kept, steps.length) == (rows, kept, length)
+            ]
+            if fitting:
+                self._spares.remove(fitting[0])
+        steps = fitting[0] if fitting else TokenSteps(self.model, rows, kept, self.ahead, length)
+        try:
+            yield steps
+        finally:
+            with self._lock:
+                self._spares = [steps, *self._spares][:SPARES]
 
     def score(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `Engine`."""
@@ -265,21 +291,6 @@ def _likelihood(ids: Sequence[int], logits_NV: np.ndarray) -> float:
     logits -= logits.max(1, keepdims=True)
     chosen = logits[np.arange(len(ids)), np.asarray(ids)]
     return float((chosen - np.log(np.exp(logits).sum(1))).sum())
-
-
-def draw(logits_BV: torch.Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> list[int]:
-    """Draw a token from each row of logits [B, V] at the temperature, by the generator of the row, from the smallest set of
-    tokens with a share of `top_p` of the first `top_k`."""
-    import torch
-
-    if sampling.temperature == 0:
-        return logits_BV.argmax(-1).tolist()
-    likeliest_BK, order_BK = (logits_BV / sampling.temperature).topk(min(sampling.top_k, logits_BV.shape[1]))
-    ordered_BK = likeliest_BK.cpu().softmax(-1)
-    weights_BK = ordered_BK * (ordered_BK.cumsum(-1) - ordered_BK < sampling.top_p)
-    # a row at a time: so each draws what it would draw alone
-    chosen = [torch.multinomial(row, 1, generator=own) for row, own in zip(weights_BK, generators, strict=True)]
-    return order_BK.cpu().gather(1, torch.stack(chosen))[:, 0].tolist()
 
 
 def _converted(folder: Path) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from slm.errors import TresseError
+from slm.model import attention_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -212,12 +213,7 @@ def _log_likelihoods(model: PreTrainedModel, trees: Sequence[_Tree]) -> list[np.
         count = len(tree.tokens)
         tokens[row, :count], depths[row, :count], parents[row, :count] = tree.tokens, tree.depths, tree.parents
         mask[row, 0, :count, :count] = tree.ancestors
-    attention = torch.from_numpy(mask).to(device)
-    if getattr(model.config, "_attn_implementation", "sdpa") != "sdpa":  # others add the mask to the scores
-        dtype = next(model.parameters()).dtype
-        attention = torch.zeros(attention.shape, dtype=dtype, device=device).masked_fill(
-            ~attention, torch.finfo(dtype).min
-        )
+    attention = attention_mask(model, torch.from_numpy(mask).to(device))
     fed, places, predictors = (torch.from_numpy(part).to(device) for part in (tokens, depths, parents))
     logits = model(input_ids=fed, position_ids=places, attention_mask=attention, use_cache=False).logits.float()
     normaliser = logits.logsumexp(dim=-1).gather(1, predictors)

@@ -235,6 +235,14 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def attention_mask(model: PreTrainedModel, allowed: torch.Tensor) -> torch.Tensor:
+    """A mask of shape [B or 1, 1, queries, keys], True where a query may attend, as the model's attention takes it."""
+    if getattr(model.config, "_attn_implementation", "sdpa") == "sdpa":
+        return allowed
+    dtype = next(model.parameters()).dtype  # others add the mask to the scores
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
 def training_flops(model: PreTrainedModel, tokens: int, attended: int) -> float:
     """Floating-point operations of training on so many tokens: forward once and backward twice that.
 

@@ -67,6 +67,11 @@ NAMES = [
         "register the attention of packed rows as transformers now wants it",
     ),
     PrivateName(
+        "transformers.cache_utils.StaticLayer",
+        "slm.token_steps",
+        "tell caches that hold all positions from those of sliding windows by their new name",
+    ),
+    PrivateName(
         "transformers.utils.logging.disable_progress_bar", "slm.engines", "silence the converter in another way"
     ),
     PrivateName(

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from slm.continuation import Prompt, continue_prompt, prompt_tokens
+from slm.continuation import Prompt, Step, continue_prompt, prompt_tokens
 from slm.engines import CTranslate2Engine, Engine, Sampling, TorchEngine
 from slm.settings import ReplySettings
 from slm.units import Units
@@ -157,21 +159,25 @@ def prompt_ids(bundle: Bundle, prompt: Prompt, to: str) -> list[int]:
 
 
 def decoding_speeds(bundle: Bundle, prompt: Prompt, tokens: int) -> dict[str, float]:
-    """Tokens a second of every engine and of transformers' `generate`, after a prompt of the usual length."""
+    """Tokens a second of every engine and of transformers' `generate`, after a prompt of the usual length. Of PyTorch with
+    CUDA graphs and without them, where the bundle is on a GPU."""
     to = bundle.languages[0]
     sampling = Sampling(max_tokens=tokens, min_tokens=tokens)
     engines: dict[str, Engine] = {"torch": TorchEngine(bundle.language_model, bundle.vocabulary)}
     if isinstance(bundle.engine, CTranslate2Engine):
         engines = {"ctranslate2": bundle.engine, **engines}
+    if bundle.device != "cpu":
+        engines["torch without graphs"] = TorchEngine(bundle.language_model, bundle.vocabulary, static=False)
     speeds = {}
     for name, engine in engines.items():
-        list(
-            continue_prompt(
-                prompt, to, engine, bundle.vocabulary, replace(sampling, max_tokens=8, min_tokens=8), bundle.context
-            )
-        )
+
+        def steps(engine: Engine = engine) -> Iterator[Step]:
+            return continue_prompt(prompt, to, engine, bundle.vocabulary, sampling, bundle.context)
+
+        with closing(cast(Generator, steps())) as first:  # of the same shapes, so that what is captured is captured
+            list(islice(first, 8))
         began = time.perf_counter()
-        made = len(list(continue_prompt(prompt, to, engine, bundle.vocabulary, sampling, bundle.context)))
+        made = len(list(steps()))
         speeds[name] = made / (time.perf_counter() - began)
     ids = prompt_ids(bundle, prompt, to)
     began = time.perf_counter()
