@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -17,9 +19,12 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from demo.cli import main
 from demo.limits import AROUND_A_FILE, MAX_UPLOAD
+from tests.extras import CADDY, needs_caddy
+from tests.versions import constraints
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "demo" / "container"
@@ -80,6 +85,29 @@ def test_torch_for_cpus_is_the_tested_version() -> None:
     assert [line.partition("==")[0] for line in found] == ["torch", "torchaudio"]
     assert all(re.fullmatch(r"\w+==[\d.]+", line) for line in found)
     assert "DEVICE=cpu" in arguments("ARG")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_what_the_image_installs_is_pinned_to_versions_that_the_project_allows(machine: str) -> None:
+    (image,) = {rest.split()[0] for rest in arguments("FROM")}
+    (version,) = re.findall(r"^python:(3\.\d+)-slim$", image)
+    there = {"python_version": version, "python_full_version": f"{version}.0", "sys_platform": "linux"}
+    there["platform_machine"] = machine
+
+    def applies(requirement: Requirement) -> bool:
+        return requirement.marker is None or requirement.marker.evaluate(there)
+
+    (command,) = [rest for rest in arguments("RUN") if rest.endswith(" .")]
+    assert command.endswith("pip install -c constraints.txt .")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert Requirement(f"python{project['requires-python']}").specifier.contains(f"{version}.0")
+    needed = [requirement for requirement in map(Requirement, project["dependencies"]) if applies(requirement)]
+    pinned = {requirement.name: requirement for requirement in map(Requirement, constraints()) if applies(requirement)}
+    assert len(needed) > 10
+    for requirement in needed:
+        (pin,) = pinned[requirement.name].specifier
+        assert pin.operator == "=="
+        assert requirement.specifier.contains(pin.version), requirement
 
 
 def run(words: list[str]) -> int:
@@ -156,6 +184,31 @@ def test_every_worker_is_like_the_first_and_known_to_the_proxy() -> None:
     names = ["tresse", *workers]
     assert proxy["environment"]["TRESSE_WORKERS"].split() == [f"{name}:{port}" for name in names]
     assert set(proxy["depends_on"]) == set(workers)
+
+
+@needs_caddy
+@pytest.mark.parametrize("name", ["compose.yaml", "workers.yaml"])
+def test_caddy_takes_the_caddyfile_with_the_environment_of_the_services(name: str, tmp_path: Path) -> None:
+    given = compose(name)["services"]["proxy"]["environment"]
+    known = {key: value for key, value in given.items() if key != "TRESSE_HOST"} | {"TRESSE_HOST": "stories.example"}
+    environment = {**os.environ, **known, "XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
+
+    def caddy(command: str) -> str:
+        words = [str(CADDY), command, "--config", str(FOLDER / "Caddyfile"), "--adapter", "caddyfile"]
+        done = subprocess.run(words, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert '"level":"warn"' not in done.stderr
+        return done.stdout
+
+    caddy("validate")
+    (server,) = json.loads(caddy("adapt"))["apps"]["http"]["servers"].values()
+    (route,) = server["routes"]
+    assert server["listen"] == [":443"]
+    assert route["match"] == [{"host": ["stories.example"]}]
+    limit, proxy = route["handle"][0]["routes"][0]["handle"]
+    assert limit["max_size"] >= MAX_UPLOAD + AROUND_A_FILE
+    names = known.get("TRESSE_WORKERS", "tresse:7860").split()
+    assert proxy["upstreams"] == [{"dial": worker} for worker in names]
 
 
 def test_a_gpu_is_a_build_argument_and_a_reservation() -> None:

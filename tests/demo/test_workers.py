@@ -1,9 +1,8 @@
-"""Two workers behind one address: the container's Caddyfile, where Caddy is installed."""
+"""Two workers behind one address: the container's Caddyfile, run by Caddy."""
 
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -18,14 +17,14 @@ from gradio_client import Client, handle_file
 from demo.app import Served, start
 from slm.audio import write_wav
 from tests.demo.pages import Visit
+from tests.extras import CADDY, needs_caddy
 from tests.fake_bundle import FakeBundle, buzz, loudest_frequency
 from tests.program import MANUAL, Program
 from tests.talker import Talker
 from train.tools.launch import free_port
 
 CADDYFILE = Path(__file__).parents[2] / "demo" / "container" / "Caddyfile"
-CADDY = shutil.which("caddy")
-pytestmark = pytest.mark.skipif(CADDY is None, reason="Caddy is not installed")
+pytestmark = needs_caddy
 COOKIE = "tresse_worker"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from demo.cli import main
 from slm.audio import write_wav
 from slm.errors import TresseError
 from tests.bundles import BRAID
+from tests.extras import needs_ray
 from train.corpus.cluster import Cluster
 from train.corpus.manifest import Manifest
 from train.corpus.preparation import prepare_corpus
@@ -24,7 +24,6 @@ from train.recipe import Recipe
 from train.speech.voices import Voices
 from train.stages import run_recipe
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 STAGES = [
     {"mode": "monolingual:en", "share": 0.5, "corpora": {"tales": 1, "radio": 1, "spoken": 1}},
     {"mode": "interleaved", "share": 0.5},
@@ -100,6 +99,7 @@ def elsewhere(corpora: dict, out: Path, folder: Path) -> None:
 def test_a_recipe_over_ray_has_the_same_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory(prefix="ray-") as logs:  # sockets, whose paths may not be long
         monkeypatch.setenv("RAY_TMPDIR", logs)
+        monkeypatch.setenv("RAY_worker_niceness", "0")  # else others on this machine go before its workers
         stages = [{"mode": "interleaved", "share": 1.0}]
         small = recipe(slm={**SMALL["slm"], "stages": stages}, corpus={"stories_per_shard": 3, "speakers": ["basile"]})  # type: ignore[dict-item]
         for name, cluster in (("here", None), ("ray", Cluster())):

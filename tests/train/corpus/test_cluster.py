@@ -3,7 +3,6 @@ written."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -18,6 +17,7 @@ import torch
 
 from demo.cli import main
 from slm.errors import TresseError
+from tests.extras import needs_ray
 from tests.train.corpus.tiny import LANGUAGES, PREPARATION, contents, prepare, tell
 from train.corpus import cluster, preparation
 from train.corpus.cluster import Cluster, written_by
@@ -26,7 +26,6 @@ from train.corpus.preparation import prepare_corpus, write_shard
 from train.corpus.work import Counts, Prepared, Shard, Work
 from train.speech.voices import Voices
 
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray")
 SCRIPT = """
 import signal, sys
 from pathlib import Path
@@ -51,6 +50,7 @@ def short_folder() -> Iterator[str]:
     """Where Ray's local clusters keep their logs, and sockets, whose paths may not be long."""
     with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
+        patch.setenv("RAY_worker_niceness", "0")  # else others on this machine go before its workers
         yield folder
 
 

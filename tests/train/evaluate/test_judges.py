@@ -64,7 +64,7 @@ def test_a_missing_package_is_named_with_its_mend(judge: Any, monkeypatch: pytes
 
 
 def test_noise_sounds_worse_than_silence_between_words() -> None:
-    pytest.importorskip("speechmos")
+    pytest.importorskip("speechmos", reason="needs speechmos: pip install 'tresse[judges]'")
     rating, rng = naturalness(), np.random.default_rng(0)
     noise = rng.normal(size=32000).astype(np.float32)
     assert 1.0 <= rating(0.3 * noise, 16000) <= 2.0

@@ -60,7 +60,7 @@ def test_pipers_ids_have_a_pad_behind_each() -> None:
     assert token_ids("ãx", ids) == [1, 0, 5, 0, 6, 0, 2]
 
 
-@pytest.mark.skipif(not (MODELS / "kokoro").is_dir(), reason="needs Kokoro in TRESSE_MODELS")
+@pytest.mark.skipif(not (MODELS / "kokoro").is_dir(), reason="needs Kokoro in TRESSE_MODELS: train/speech/README.md")
 def test_kokoro_is_deterministic_and_synchronous(natural: Voices) -> None:
     michel, george = natural.speaker("michel"), natural.speaker("george")
     first = render(SENTENCES["fr"], "fr", michel, natural)
@@ -74,9 +74,9 @@ def test_kokoro_is_deterministic_and_synchronous(natural: Voices) -> None:
     assert first.phonemes[-1].start == pytest.approx(len(first.waveform) / SAMPLE_RATE, abs=0.4)
 
 
-@pytest.mark.skipif(not (MODELS / "kokoro").is_dir(), reason="needs Kokoro in TRESSE_MODELS")
+@pytest.mark.skipif(not (MODELS / "kokoro").is_dir(), reason="needs Kokoro in TRESSE_MODELS: train/speech/README.md")
 def test_both_runtimes_say_the_same(natural: Voices) -> None:
-    pytest.importorskip("openvino")
+    pytest.importorskip("openvino", reason="needs OpenVINO: pip install 'tresse[voices]'")
     folder = natural.model_folder("kokoro")
     tokens = np.array([0, 50, 83, 54, 156, 57, 135, 4, 0])
     style = np.fromfile(folder / "voices" / "af_heart.bin", np.float32).reshape(-1, 256)[len(tokens) - 2]
@@ -89,7 +89,7 @@ def test_both_runtimes_say_the_same(natural: Voices) -> None:
     assert np.std(one[0]) == pytest.approx(np.std(two[0]), rel=0.1)  # its zeros are not exact
 
 
-@pytest.mark.skipif(not (MODELS / "pico").is_dir(), reason="needs Pico in TRESSE_MODELS")
+@pytest.mark.skipif(not (MODELS / "pico").is_dir(), reason="needs Pico in TRESSE_MODELS: train/speech/README.md")
 def test_a_sentence_of_pico_does_not_depend_on_what_was_spoken_before(natural: Voices) -> None:
     first = {
         (name, language): speak(SENTENCES[language], language, natural.speaker(name), natural)
@@ -103,7 +103,7 @@ def test_a_sentence_of_pico_does_not_depend_on_what_was_spoken_before(natural: V
         assert np.array_equal(waveform, speak(SENTENCES[language], language, natural.speaker(name), natural))
 
 
-@pytest.mark.skipif(not (MODELS / "piper").is_dir(), reason="needs Piper in TRESSE_MODELS")
+@pytest.mark.skipif(not (MODELS / "piper").is_dir(), reason="needs Piper in TRESSE_MODELS: train/speech/README.md")
 def test_piper_is_deterministic(natural: Voices) -> None:
     first, _, again = (
         speak(text, "en", natural.speaker("joe"), natural) for text in (SENTENCES["en"], "No.", SENTENCES["en"])
