@@ -6,7 +6,8 @@ What a small model draws is likely anywhere. Each candidate is scored by how muc
 
 The first part is the pointwise mutual information of story and sentence for a WEIGHT of 1 (Li et al. 2016, "A
 Diversity-Promoting Objective Function for Neural Conversation Models", arXiv:1510.03055), the second how far both are about
-the same (`slm.topics`), where the bundle knows. Sentences that the story has already are left out: nothing makes a sentence
+the same (`slm.topics`), where the bundle knows; tokens that the reply has had do not count, or it would say them again and
+again. Sentences that the story has already are left out: nothing makes a sentence
 likelier than itself.
 """
 
@@ -34,16 +35,18 @@ RUN = 3
 class Candidates:
     """Where a sentence begins. told: tokens of the story so far with the head of the new sentence; head: `<bos>` and that
     head, and what there is of the sentence already; ends: tokens that end a sentence, `<eos>` first; topics: what tokens are
-    about."""
+    about; said: the tokens of the reply so far."""
 
     told: Sequence[int]
     head: Sequence[int]
     ends: Sequence[int]
     topics: Topics | None = None
+    said: frozenset[int] = frozenset()
 
     def after(self, sentence: Sequence[int]) -> Candidates:
         """Of the sentence behind this one, whose end is the head of the next."""
-        return replace(self, told=[*self.told, *sentence], head=[*self.head[:1], *sentence[-1:]])
+        head = [*self.head[:1], *sentence[-1:]]
+        return replace(self, told=[*self.told, *sentence], head=head, said=self.said | {*sentence})
 
     def best(
         self,
@@ -70,12 +73,17 @@ class Candidates:
         if len(fresh) <= 1:
             return fresh[0] if fresh else []
         alone = engine.score([[*self.head, *tokens] for tokens in fresh])
-        likeness = [0.0 if self.topics is None else self.topics.likeness(self.told, tokens) for tokens in fresh]
         values = [
-            worth(there[tuple(tokens)], float(logs[-len(tokens) :].sum()), len(tokens), like)
-            for tokens, logs, like in zip(fresh, alone, likeness, strict=True)
+            worth(there[tuple(tokens)], float(logs[-len(tokens) :].sum()), len(tokens), self._likeness(tokens))
+            for tokens, logs in zip(fresh, alone, strict=True)
         ]
         return fresh[int(np.argmax(values))]
+
+    def _likeness(self, sentence: Sequence[int]) -> float:
+        """How far what is new in a sentence is about what the story is about."""
+        if self.topics is None:
+            return 0.0
+        return self.topics.likeness(self.told, [token for token in sentence if token not in self.said])
 
 
 def worth(given: float, alone: float, tokens: int, likeness: float) -> float:

@@ -223,6 +223,7 @@ def continue_prompt(
     candidates = candidates if vocabulary.tags and sampling.temperature > 0 else 1
     story = fitting(prompt.story, vocabulary, context)
     current, done, turns, number = vocabulary.head(languages[0]), 0, 0, 0
+    said: set[int] = set()
     while done < sampling.max_tokens:
         room = context - 1 - kept_free(context, sampling.max_tokens - done, expected - done)
         own = _flat(_latest([current], room, int(vocabulary.tags)))
@@ -244,11 +245,12 @@ def continue_prompt(
         else:
             begun, ends = [vocabulary.bos_id, *own], (vocabulary.eos_id, *vocabulary.tag_ids.values())
             clock = None if time is None else _Clock(time, vocabulary, language)
-            choice = Candidates(tokens, begun, ends, topics)
+            choice = Candidates(tokens, begun, ends, topics, frozenset(said))
             drawing = _chosen(engine, choice, turn, candidates, clock, said=number > 0)
         with contextlib.closing(cast(Generator, drawing)) as drawn:
             for token in drawn:
                 done += 1
+                said.add(token)
                 boundary = token == tag
                 if boundary:
                     number += 1

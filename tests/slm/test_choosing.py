@@ -79,9 +79,12 @@ def test_of_equally_likely_sentences_the_one_about_the_story_is_chosen() -> None
     engine = Known([[6, 7, 6, 7, TAG], [2, 3, 2, 3, TAG]], [-1.0] * 10, [-1.0] * 10)
     start = Candidates([9, 9, TAG], [8, TAG], [EOS, TAG], topics)
     assert start.best(engine, Sampling(), 2) == [2, 3, 2, 3, TAG]  # type: ignore[arg-type]
-    assert start.after([6, 7, TAG]).topics is topics
     other = Candidates([6, 6, TAG], [8, TAG], [EOS, TAG], topics)
     assert other.best(engine, Sampling(), 2) == [6, 7, 6, 7, TAG]  # type: ignore[arg-type]
+    assert start.after([6, 7, TAG]).topics is topics
+    engine = Known([[2, 3, 2, 3, TAG], [6, 7, 9, 9, TAG]], [-1.0] * 10, [-1.0] * 10)
+    assert start.best(engine, Sampling(), 2) == [2, 3, 2, 3, TAG]  # type: ignore[arg-type]
+    assert start.after([2, 3, TAG]).best(engine, Sampling(), 2) == [6, 7, 9, 9, TAG]  # type: ignore[arg-type]
 
 
 def test_copies_and_sentences_without_an_end_are_left_out() -> None:
