@@ -83,7 +83,7 @@ UNKNOWN = ""
 """The language of a prompt where the model has no language tags to tell it by."""
 MARGIN = 0.1
 """Nats a unit by which a prompt in domain is likelier than units drawn by their shares."""
-LATER = 3
+LATER = 2
 """How many times as many candidates there are for a sentence that is drawn while the one before is heard."""
 SPARE = 1.5
 """How many times as many tokens a second as its story a reply is expected to need, at most."""

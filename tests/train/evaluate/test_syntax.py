@@ -33,7 +33,7 @@ LEANING = {
     "fr, negation order",
     "fr, possessive gender",
 }
-"""Phenomena in which bigrams of the written training stories find the right sentence about four times in five, or more often."""
+"""Phenomena in which bigrams of the written training stories find the right sentence about four times in five, or more."""
 
 
 def test_there_are_twelve_phenomena_a_language_of_seventy_pairs_that_differ() -> None:
