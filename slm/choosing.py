@@ -7,8 +7,7 @@ What a small model draws is likely anywhere. Each candidate is scored by how muc
 The first part is the pointwise mutual information of story and sentence for a WEIGHT of 1 (Li et al. 2016, "A
 Diversity-Promoting Objective Function for Neural Conversation Models", arXiv:1510.03055), the second how far both are about
 the same (`slm.topics`), where the bundle knows; tokens that the reply has had do not count, or it would say them again and
-again. Sentences that the story has already are left out: nothing makes a sentence
-likelier than itself.
+again. Sentences that the story has already are left out: nothing makes a sentence likelier than itself.
 """
 
 from __future__ import annotations
@@ -74,16 +73,18 @@ class Candidates:
             return fresh[0] if fresh else []
         alone = engine.score([[*self.head, *tokens] for tokens in fresh])
         values = [
-            worth(there[tuple(tokens)], float(logs[-len(tokens) :].sum()), len(tokens), self._likeness(tokens))
-            for tokens, logs in zip(fresh, alone, strict=True)
+            worth(there[tuple(tokens)], float(logs[-len(tokens) :].sum()), len(tokens), like)
+            for tokens, logs, like in zip(fresh, alone, self._likeness(fresh), strict=True)
         ]
         return fresh[int(np.argmax(values))]
 
-    def _likeness(self, sentence: Sequence[int]) -> float:
-        """How far what is new in a sentence is about what the story is about."""
+    def _likeness(self, sentences: Sequence[Sequence[int]]) -> list[float]:
+        """How far what is new in each sentence is about what the story is about."""
         if self.topics is None:
-            return 0.0
-        return self.topics.likeness(self.told, [token for token in sentence if token not in self.said])
+            return [0.0] * len(sentences)
+        story = self.topics.of(self.told)
+        new = ([token for token in sentence if token not in self.said] for sentence in sentences)
+        return [float(story @ self.topics.of(tokens)) for tokens in new]
 
 
 def worth(given: float, alone: float, tokens: int, likeness: float) -> float:

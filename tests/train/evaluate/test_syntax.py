@@ -31,9 +31,8 @@ LEANING = {
     "fr, auxiliary être/avoir",
     "fr, determiner gender",
     "fr, negation order",
-    "fr, possessive gender",
 }
-"""Phenomena in which bigrams of the written training stories find the right sentence about four times in five, or more."""
+"""Phenomena in which bigrams of the written training stories find the right sentence at least four times in five."""
 
 
 def test_there_are_twelve_phenomena_a_language_of_seventy_pairs_that_differ() -> None:
@@ -68,11 +67,7 @@ def test_length_tells_nothing_and_bigrams_of_the_stories_lean_where_it_is_said()
     for entry in phenomena.values():
         assert abs(entry["words"]["accuracy"] - 0.5) < 0.01
         assert abs(entry["letters"]["accuracy"] - 0.5) < 0.02
-    leaning = {name: entry["bigrams"]["accuracy"] for name, entry in phenomena.items()}
-    assert {
-        name for name, share in leaning.items() if share >= 0.83
-    } <= LEANING  # every further story moves it a little
-    assert min(leaning[name] for name in LEANING) > 0.77
+    assert {name for name, entry in phenomena.items() if entry["bigrams"]["accuracy"] >= 0.8} == LEANING
     for language in LANGUAGES:
         assert 0.65 < results[f"{language}, mean"]["bigrams"]["accuracy"] < 0.75
     table = controls_table(results).splitlines()
